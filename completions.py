@@ -863,17 +863,14 @@ def _endpoint(base_url: str | None) -> tuple[str, str, str]:
 
 def _key_variables(origin: str) -> list[str]:
     """The environment variables in which the key of an origin is looked up."""
-    names = {
-        "https://api.atoma.network": "ATOMASDK_BEARER_AUTH",
-        "https://api.openai.com": "OPENAI_API_KEY",
-    }
-    own = None
-    if os.environ.get("COMPLETIONS_BASE_URL"):
-        try:
-            own = _endpoint(None)[2]
-        except ValueError:  # which this client has no use for
-            pass
-    return ["COMPLETIONS_API_KEY"] * (own == origin) + [names[origin]] * (origin in names)
+    official = {"ATOMASDK_BEARER_AUTH": "https://api.atoma.network"}
+    official["OPENAI_API_KEY"] = "https://api.openai.com"
+    names = [name for name, its_origin in official.items() if its_origin == origin]
+    try:
+        own = os.environ.get("COMPLETIONS_BASE_URL") and _endpoint(None)[2]
+    except ValueError:  # which this client has no use for
+        own = None
+    return ["COMPLETIONS_API_KEY", *names] if own == origin else names
 
 
 def _key_of(origin: str) -> str | None:
