@@ -43,8 +43,9 @@ if TYPE_CHECKING:
     R = TypeVar("R")
     E = TypeVar("E", bound=Exception)
     T = TypeVar("T", bound="_Received")
+    Json = dict[str, Any]
 else:
-    Any = object
+    Any, Json = object, dict
 
 __version__ = "0.1.0"
 
@@ -236,30 +237,30 @@ class CompletionsRequest(_Record):
         Raises `TypeError` that names an argument of a wrong type, and `ValueError` if a key of
         `extra` is the name of a field, or `stream`.
         """
-        data = {}
+        data: dict[str, Any] = {}
         for name, annotation in CompletionsRequest.__annotations__.items():
             value = getattr(self, name)
+            if value is None and annotation.endswith("None"):
+                continue
             if not _fits(annotation, value):
                 raise _misfit(TypeError, name, annotation, value)
-            if name in self.extra or (name == "extra" and "stream" in value):
+            if name in self.extra or "stream" in self.extra:
                 raise ValueError("extra: holds stream, or what is a parameter of its own")
-            if value is not None and name != "extra":
-                data[name] = [value] if name == "stop" and isinstance(value, str) else value
-        return {**data, **self.extra}
+            data[name] = [value] if name == "stop" and isinstance(value, str) else value
+        return {**data, **data.pop("extra")}
 
     def to_json(self) -> str:
         """`to_dict` as JSON text, in ASCII. Raises `TypeError` or `ValueError` that names what has
         no JSON, NaN and infinities included."""
         import json
 
-        members = []
+        encode, members = json.JSONEncoder(allow_nan=False).encode, []
         for name, value in self.to_dict().items():
             try:
-                members.append(json.dumps({name: value}, allow_nan=False)[1:-1])
-            except TypeError as error:
-                raise TypeError(f"{name}: {error}") from None
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{name}: {error}") from None
+                members.append(encode({name: value})[1:-1])
+            except (TypeError, ValueError, RecursionError) as error:
+                kind = TypeError if isinstance(error, TypeError) else ValueError
+                raise kind(f"{name}: {error}") from None
         return f"{{{', '.join(members)}}}"
 
 
@@ -267,64 +268,59 @@ if _unlisted:
     del sys.modules[__name__]
 
 _DECISIVE = ("choices", "text", "index", "finish_reason")  # what the answer itself depends on
-_MISFIT: Any = type("_Misfit", (), {})
+_STR, _INT, _NUMBERS = {str}, {int}, {float, int}
+_NULLABLE, _DICTS = {float, int, type(None)}, {dict, type(None)}
 _FITS: dict[str, Callable[[Any], bool]] = {  # by an annotation without its nulls
     "bool": lambda v: isinstance(v, bool),
     "str": lambda v: isinstance(v, str),
     "int": lambda v: isinstance(v, int) and not isinstance(v, bool),
     "float": lambda v: isinstance(v, (float, int)) and not isinstance(v, bool),
     "dict[str, Any]": lambda v: isinstance(v, dict),
-    "dict[str, float]": lambda v: isinstance(v, dict) and {*map(type, v.values())} <= {float, int},
-    "list[str]": lambda v: isinstance(v, list) and {*map(type, v)} <= {str},
-    "list[int]": lambda v: isinstance(v, list) and {*map(type, v)} <= {int},
+    "dict[str, float]": lambda v: (
+        isinstance(v, dict) and _NUMBERS.issuperset(map(type, v.values()))
+    ),
+    "list[str]": lambda v: isinstance(v, list) and _STR.issuperset(map(type, v)),
+    "list[int]": lambda v: isinstance(v, list) and _INT.issuperset(map(type, v)),
     "list[list[int]]": lambda v: isinstance(v, list) and all(map(_FITS["list[int]"], v)),
-    "list[float]": lambda v: isinstance(v, list) and {*map(type, v)} <= {float, int, type(None)},
-    "list[dict[str, float]]": lambda v: isinstance(v, list) and _are_logprobs(v),
+    "list[float]": lambda v: isinstance(v, list) and _NULLABLE.issuperset(map(type, v)),
+    "list[dict[str, float]]": lambda v: (
+        isinstance(v, list)
+        and _DICTS.issuperset(map(type, v))
+        and {type(logprob) for top in v if top for logprob in top.values()} <= _NUMBERS
+    ),
 }
-
-
-def _are_logprobs(items: list[Any]) -> bool:
-    values = itertools.chain.from_iterable(map(dict.values, filter(None, items)))
-    return {*map(type, items)} <= {dict, type(None)} and {*map(type, values)} <= {float, int}
 
 
 def _fits(annotation: str, value: Any) -> bool:
     options = annotation.replace(" | None", "").split(" | ")
-    null = value is None and annotation.endswith(" | None")
-    return null or any(_FITS[option](value) for option in options)
+    return (value is None and annotation.endswith("None")) or any(
+        _FITS[option](value) for option in options
+    )
 
 
-@functools.lru_cache(maxsize=None)
-def _plan(cls: Any) -> tuple[dict[str, type], dict[str, Callable[[Any], Any]], dict[str, Any]]:
-    """How a dataclass is read, by its annotations: the type that nearly every value of a field has,
-    what gives any other value as the field holds it, or `_MISFIT`, and the defaults."""
+def _read_plan(cls: Any) -> tuple[dict[str, type], dict[str, Callable[[Any], Any]], dict[str, Any]]:
+    """How a dataclass is read, by its annotations: the type that nearly every value of a field has;
+    what tells of any other whether it fits, or makes it fit; and the defaults."""
     types = {name: kind.replace(" | None", "") for name, kind in cls.__annotations__.items()}
     defaults = {name: vars(cls)[name] for name in types if name in vars(cls)}
-    del types["extra"]
-    types.pop("request_id", None)
-    kinds = {name: {"str": str, "int": int}.get(kind, object) for name, kind in types.items()}
-    return kinds, {name: _reader(name, kind) for name, kind in types.items()}, defaults
+    names = [name for name in types if name not in ("extra", "request_id")]
+    kinds = {name: {"str": str, "int": int}.get(types[name], object) for name in names}
+    return kinds, {name: _reader(name, types[name]) for name in names}, defaults
+
+
+_plan: Any = functools.lru_cache(maxsize=None)(_read_plan)
 
 
 def _reader(name: str, kind: str) -> Callable[[Any], Any]:
-    if name in ("choices", "created"):
-        return _choices if name == "choices" else _unix_seconds
-    if kind in globals():
-        return lambda value: _typed(globals()[kind], value) if isinstance(value, dict) else _MISFIT
-    fits = _FITS[kind]
-    return lambda value: value if fits(value) else _MISFIT
+    record = globals().get(kind)
+    if record:
+        return lambda value: isinstance(value, dict) and _typed(record, value)
+    return {"choices": _choices, "created": _unix_seconds}.get(name) or _FITS[kind]
 
 
 def _choices(value: Any) -> Any:
-    if not isinstance(value, list):
-        return _MISFIT
-    choices = []
-    for place, item in enumerate(value):
-        choice = _typed(CompletionChoice, item, f"choices[{place}]")
-        if item.get("index") is None:
-            choice.index = place
-        choices.append(choice)
-    return choices
+    choice = functools.partial(_typed, CompletionChoice)
+    return isinstance(value, list) and [choice(item, place) for place, item in enumerate(value)]
 
 
 def _unix_seconds(value: Any) -> Any:
@@ -333,20 +329,23 @@ def _unix_seconds(value: Any) -> Any:
         if isinstance(value, float):
             return int(value)
         form = r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.\d+)?(?:[Zz]|([+-]\d\d:\d\d))"
-        day, clock, zone = re.fullmatch(form, value, re.ASCII).groups("+00:00")
+        match: Any = re.fullmatch(form, value, re.ASCII)
+        day, clock, zone = match.groups("+00:00")
         from datetime import datetime
 
         return int(datetime.fromisoformat(f"{day}T{clock}{zone}").timestamp())
     except (AttributeError, OverflowError, TypeError, ValueError):
-        return _MISFIT
+        return False
 
 
-def _typed(cls: type[T], data: Any, path: str = "") -> T:
+def _typed(cls: type[T], data: Any, place: int | None = None) -> T:
+    where = "" if place is None else f"choices[{place}]."
     if not isinstance(data, dict):
-        raise _misfit(APIResponseValidationError, path or cls.__name__, "dict", data)
+        raise _misfit(APIResponseValidationError, where[:-1] or cls.__name__, "dict", data)
     kinds, readers, defaults = _plan(cls)
     extra: dict[str, Any] = {}
-    values = {**defaults, "extra": extra}
+    values = {**defaults, "index": place} if place else defaults.copy()
+    values["extra"] = extra
     for name, value in data.items():
         kind = kinds.get(name)
         if type(value) is kind:
@@ -355,14 +354,14 @@ def _typed(cls: type[T], data: Any, path: str = "") -> T:
             extra[name] = value
         elif value is not None:
             fit = readers[name](value)
-            if fit is not _MISFIT:
-                values[name] = fit
+            if fit is not False:
+                values[name] = value if fit is True else fit
             elif name in _DECISIVE:
-                path = f"{path}.{name}" if path else name
-                raise _misfit(APIResponseValidationError, path, cls.__annotations__[name], value)
+                expected = cls.__annotations__[name]
+                raise _misfit(APIResponseValidationError, where + name, expected, value)
             else:
                 extra[name] = value
-    if cls is CompletionsResponse and "choices" not in values:
+    if "choices" in kinds and "choices" not in values:
         raise _misfit(APIResponseValidationError, "choices", "list", None)
     new = cls.__new__(cls)
     new.__dict__ = values
@@ -423,7 +422,7 @@ class APIStatusError(APIError):
     retry_after  how many seconds the server asks to wait, or None
     """
 
-    status_code = 0
+    status_code: int = 0
     headers: dict[str, str] = {}
     retry_after: float | None = None
 
@@ -431,49 +430,33 @@ class APIStatusError(APIError):
 class BadRequestError(APIStatusError):
     """A parameter is wrong."""
 
-    status_code = 400
-
 
 class AuthenticationError(APIStatusError):
     """The key is missing or wrong."""
-
-    status_code = 401
 
 
 class PermissionDeniedError(APIStatusError):
     """The key does not allow this."""
 
-    status_code = 403
-
 
 class NotFoundError(APIStatusError):
     """There is no such model, or no such URL."""
-
-    status_code = 404
 
 
 class ConflictError(APIStatusError):
     """The request conflicts with another."""
 
-    status_code = 409
-
 
 class UnprocessableEntityError(APIStatusError):
     """A parameter is wrong, in the words of FastAPI."""
-
-    status_code = 422
 
 
 class RateLimitError(APIStatusError):
     """Too many requests, or nothing left to pay them with."""
 
-    status_code = 429
-
 
 class InternalServerError(APIStatusError):
     """The server, or the gateway in front of it, failed: any status from 500 on."""
-
-    status_code = 500
 
 
 class APIResponseValidationError(APIError, ValueError):
@@ -492,7 +475,9 @@ class StreamInterruptedError(APIConnectionError):
     """A stream ended before the answer did: `partial` holds what had arrived."""
 
 
-_STATUS_ERRORS = {error.status_code: error for error in APIStatusError.__subclasses__()}
+_STATUS_ERRORS = {400: BadRequestError, 401: AuthenticationError, 403: PermissionDeniedError}
+_STATUS_ERRORS.update({404: NotFoundError, 409: ConflictError, 422: UnprocessableEntityError})
+_STATUS_ERRORS[429] = RateLimitError
 
 
 def _is_error(body: Any) -> bool:
@@ -513,35 +498,25 @@ def _json_or_raw(data: bytes) -> Any:
 def _reason(body: Any) -> tuple[str, dict[str, Any]]:
     """What an error body says, in whichever shape, and the code, type and param that it gives."""
     details: dict[str, Any] = {}
+    where = ""
     while isinstance(body, (dict, list)) and body:
-        if isinstance(body, list) and isinstance(body[0], dict) and "loc" in body[0]:  # FastAPI's
-            items = [
-                item
-                for item in body
-                if isinstance(item, dict) and isinstance(item.get("loc"), list)
-            ]
-            places = [
-                ".".join(str(p) for p in item["loc"] if type(p) in (str, int)) for item in items
-            ]
-            body = "; ".join(
-                f"{p}: {_reason(item.get('msg'))[0]}" for p, item in zip(places, items)
-            )
-        elif isinstance(body, list):
-            body = body[0]
-        else:
+        body = body[0] if isinstance(body, list) else body
+        if isinstance(body, dict):
             for name in ("error_type", "type", "param", "code"):
                 value = body.get(name)
                 if isinstance(value, str) or (name == "code" and type(value) in (int, float)):
                     details[name.replace("error_", "")] = value
-            inner = (body.get(name) for name in ("message", "detail", "error"))
+            if isinstance(body.get("loc"), list):  # FastAPI's place of what is wrong
+                where = ".".join(part for part in body["loc"] if isinstance(part, str)) + ": "
+            inner = [body.get(name) for name in ("message", "msg", "detail", "error")]
             body = next(
-                (value for value in inner if value and isinstance(value, (str, dict, list))), ""
+                (text for text in inner if text and isinstance(text, (str, dict, list))), ""
             )
     text = body[:20_000].lstrip() if isinstance(body, str) else ""
     if text.startswith("<"):
         title = re.search(r"<title[^<>]*>([^<]+)", text, re.IGNORECASE)
         text = title[1] if title else re.sub(r"<[^<>]*>", " ", text)
-    return text, details
+    return where + text, details
 
 
 def _one_line(text: str) -> str:
@@ -627,30 +602,27 @@ class Client:
         ssl_context: ssl.SSLContext | None = None,
         max_response_bytes: int = 64 * 1024 * 1024,
     ) -> None:
-        self._options = dict(vars())  # the arguments, and self
-        del self._options["self"]
+        self._options = {name: value for name, value in vars().items() if name != "self"}
         for name in ("timeout", "idle_timeout", "max_retries", "max_response_bytes"):
             kind, value = "float | None" if "timeout" in name else "int", self._options[name]
             if not _fits(kind, value):
                 raise _misfit(TypeError, name, kind, value)
             if value is not None and not value >= (0 if kind == "int" else float("-inf")):
                 raise ValueError(f"{name}: {value} is out of range")
-        base_url, self._url, self._origin = _endpoint(base_url)
+        self._options["base_url"], self._url, self._origin = _endpoint(base_url)
         self._shown_url = self._url.partition("?")[0]
-        key = _key_of(self._origin) if api_key is None else _checked_key("api_key", api_key)
+        key = _key("api_key", api_key) if api_key is not None else _key_of(self._origin)
         own = _checked_headers(headers or {})
-        self._options.update(api_key=key, base_url=base_url, headers=own)
-        self._secrets = [word for value in own.values() for word in value.split() if len(word) > 7]
+        self._options.update(api_key=key, headers=own)
         self._headers = {
             "host": self._origin.partition("//")[2],
+            "user-agent": f"completions/{__version__} Python/{sys.version[: sys.version.index('.', 2)]}",
             "content-type": "application/json",
+            **({"authorization": f"Bearer {key}"} if key else {}),
+            **own,
         }
-        version = "{}.{}".format(*sys.version_info)
-        self._headers["user-agent"] = f"completions/{__version__} Python/{version}"
-        if key:
-            self._secrets.append(key)
-            self._headers["authorization"] = f"Bearer {key}"
-        self._headers.update(own)
+        self._secrets = [word for value in own.values() for word in value.split() if len(word) > 7]
+        self._secrets += [key] if key else []
         self._connections = _KeepAlive(ssl_context)
         self._openers: list[OpenerDirector] = []  # one, made at first use
 
@@ -673,10 +645,8 @@ class Client:
         """
         request = _request(args, kwargs)
         body = f'{request.to_json()[:-1]}, "stream": true}}'
-        several = isinstance(request.prompt, list) and isinstance(
-            (*request.prompt, 0)[0], (str, list)
-        )
-        asked = (len(request.prompt) if several else 1) * (request.n or 1)
+        batch = isinstance(request.prompt, list) and not {int}.issuperset(map(type, request.prompt))
+        asked = (len(request.prompt) if batch else 1) * (request.n or 1)
         return self._call(body, functools.partial(CompletionsStream, self, asked))
 
     @_parameters_of(__init__, "Client")
@@ -709,11 +679,8 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self._options
-
-    def __setstate__(self, options: dict[str, Any]) -> None:
-        Client.__init__(self, **options)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.partial(type(self), **self._options), ()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self._shown_url.rpartition('/')[0]!r})"
@@ -750,9 +717,9 @@ class Client:
             request = Request(self._url, body, self._headers, method="POST")
             connection = self._openers[0].open(request, timeout=_time_left(deadline))
             status, request_id = connection.status, connection.headers.get("x-request-id")
+            encoding = connection.headers.get("content-encoding", "identity")
             if not 200 <= status < 300:
                 raise self._status_error(connection)
-            encoding = connection.headers.get("content-encoding", "identity")
             if encoding != "identity":
                 data = connection.whole_body(self._options["max_response_bytes"])
                 message = self._message(f"the answer came with Content-Encoding: {encoding}")
@@ -828,37 +795,22 @@ class Client:
 
 def _endpoint(base_url: str | None) -> tuple[str, str, str]:
     """The base URL, the URL of the endpoint, and its origin."""
-    from urllib.parse import urlsplit
-
     if base_url is None:
         base_url = os.environ.get("COMPLETIONS_BASE_URL") or "https://api.atoma.network/v1"
     if not isinstance(base_url, str):
         raise _misfit(TypeError, "base_url", "str", base_url)
-    base_url = base_url.strip()
+    host_port = r"(\[[\da-fA-F:.]+\]|[^\s\[\]/?#@:\\]+)(?::(\d{1,5}))?"
+    form = rf"(https?)://{host_port}((?:/[!-\"$->@-~]*)?)(\?[!-\"$-~]*)?"
+    match: Any = re.fullmatch(form, base_url.strip(), re.IGNORECASE | re.ASCII)
     try:
-        parts = urlsplit(base_url)
-        host, port = parts.hostname or "", parts.port
-        host = host if host.isascii() else host.encode("idna").decode()
-    except ValueError:  # whose text may quote a password
-        raise ValueError("base_url: no valid URL") from None
-    problem = None
-    if parts.scheme not in ("http", "https") or not host:
-        problem = "expected http:// or https:// and a host"
-    elif "@" in parts.netloc:
-        problem = "a user or a password is not sent; give api_key or headers"
-    elif (
-        parts.fragment
-        or re.search(r"[^!-~]", parts.path + parts.query)
-        or re.search(r"[\0- ]", base_url)
-    ):
-        problem = "after the host comes only a path and a query, in ASCII and without spaces"
-    if problem:
-        raise ValueError(f"base_url: {problem}")
-    host = f"[{host}]" if ":" in host else host
-    default_port = port in (None, {"http": 80, "https": 443}[parts.scheme])
-    origin = f"{parts.scheme}://{host}" + ("" if default_port else f":{port}")
-    query = f"?{parts.query}" if parts.query else ""
-    return base_url, f"{origin}{parts.path.rstrip('/')}/completions{query}", origin
+        scheme, host, port, path, query = match.groups("")
+        scheme, host = scheme.lower(), host.lower().encode("ascii" if host.isascii() else "idna")
+    except (AttributeError, UnicodeError):
+        rule = "http:// or https://, a host, and perhaps a port, a path and a query, all in ASCII"
+        raise ValueError(f"base_url: expected {rule}, without a user or password") from None
+    default_port = {"http": "80", "https": "443"}[scheme]
+    origin = f"{scheme}://{host.decode()}" + (f":{port}" if port not in ("", default_port) else "")
+    return base_url.strip(), f"{origin}{path.rstrip('/')}/completions{query}", origin
 
 
 def _key_variables(origin: str) -> list[str]:
@@ -874,15 +826,13 @@ def _key_variables(origin: str) -> list[str]:
 
 
 def _key_of(origin: str) -> str | None:
-    for name in _key_variables(origin):
-        if os.environ.get(name, "").strip():
-            return _checked_key(name, os.environ[name])
-    return None
+    names = [name for name in _key_variables(origin) if os.environ.get(name, "").strip()]
+    return _key(names[0], os.environ[names[0]]) if names else None
 
 
-def _checked_key(name: str, key: str) -> str:
+def _key(name: str, key: str) -> str:
     if not isinstance(key, str):
-        raise TypeError(f"{name}: expected str, got {type(key).__name__}")
+        raise _misfit(TypeError, name, "str", key)
     if not re.fullmatch(r"[!-~]+", key.strip()):
         raise ValueError(f"{name}: a key is ASCII without spaces; this one (not shown) is not")
     return key.strip()
@@ -893,12 +843,12 @@ def _checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
     for name, value in headers.items():
         if not (isinstance(name, str) and isinstance(value, str)):
             raise TypeError("headers: expected str for each name and value")
-        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
-            raise ValueError("headers: a name (not shown) cannot be sent")
-        if not re.fullmatch(r"[\t -~\xa0-\xff]*", value):
-            raise ValueError(f"headers: the value of {name} (not shown) cannot be sent")
-        if name.lower() in ("content-length", "transfer-encoding"):
-            raise ValueError(f"headers: {name} is up to the request")
+        token, plain = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", r"[\t -~\xa0-\xff]*"
+        framing = name.lower() in ("content-length", "transfer-encoding")
+        if framing or not re.fullmatch(token, name) or not re.fullmatch(plain, value):
+            raise ValueError(
+                "headers: one (not shown) cannot be sent, or is not for a caller to set"
+            )
     return {name.lower(): value.strip() for name, value in headers.items()}
 
 
@@ -958,6 +908,7 @@ class CompletionsStream:
         self._connection: _Connection | None = connection
         self._events = _events(connection, client._options["max_response_bytes"])
         self._top: dict[str, Any] = {}
+        self._firsts: set[str] = set()  # the names in it that are settled
         self._choices: dict[int, _Merged] = {}
         self._finished: set[int] = set()
         self._error: APIError | None = None
@@ -1003,64 +954,60 @@ class CompletionsStream:
             raise self._error
         if not self._connection:
             return None
-        raw = self._connection.raw
+        wire, idle_timeout = self._connection.wire, self._client._options["idle_timeout"]
         try:
-            chunk = self._next_chunk(self._connection)
+            _time_left(self._deadline)
+            if idle_timeout is not None:
+                wire.deadline = min(self._deadline, time.monotonic() + idle_timeout)
+            for kind, data in self._events:
+                return self._chunk(kind, data)
+            if not self._connection.done and not self._is_whole():
+                raise ConnectionError("the connection ended before the answer did")
         except BaseException as error:
-            self.close()
-            if isinstance(error, APIError):
-                self._error = error
-            elif not isinstance(error, _network_errors()):
-                raise
-            elif self._is_whole() and time.monotonic() < raw.deadline:
-                return None
-            else:
-                deadlines = self._deadline, raw.deadline
+            late = time.monotonic() >= wire.deadline
+            if isinstance(error, _network_errors()) and (late or not self._is_whole()):
+                deadlines = self._deadline, wire.deadline
                 self._error = self._client._failure(error, StreamInterruptedError, *deadlines)
                 self._error.__cause__ = error
+            elif isinstance(error, APIError):
+                self._error = error
+            elif not isinstance(error, _network_errors()):
+                self.close()
+                raise
+        self.close()
+        if self._error:
             self._error.partial, self._error.request_id = self.response, self.request_id
             raise self._error
-        if not chunk:
-            self.close()
-        return chunk
-
-    def _next_chunk(self, connection: _Connection) -> CompletionsResponse | None:
-        _time_left(self._deadline)
-        idle_timeout = self._client._options["idle_timeout"]
-        if idle_timeout is not None:
-            connection.raw.deadline = min(self._deadline, time.monotonic() + idle_timeout)
-        for kind, data in self._events:
-            body = _json_or_raw(data) if kind == b"error" else _json_value(data)
-            if kind == b"error" or _is_error(body):
-                raise self._client._reported(body)
-            if kind != b"plain" and isinstance(body, dict) and body.get("choices") is None:
-                body["choices"] = []
-            chunk = CompletionsResponse.from_dict(body)
-            chunk.request_id = self.request_id
-            self._merge(chunk, body)
-            return chunk
-        if not (connection.done or self._is_whole()):
-            raise ConnectionError("the connection ended before the answer did")
         return None
 
-    def _merge(self, chunk: CompletionsResponse, body: dict[str, Any]) -> None:
+    def _chunk(self, kind: bytes, data: bytes) -> CompletionsResponse:
+        """The chunk that an event holds, once it is merged into what came before."""
+        body = _json_or_raw(data) if kind == b"error" else _json_value(data)
+        if kind == b"error" or _is_error(body):
+            raise self._client._reported(body)
+        if kind != b"plain" and isinstance(body, dict) and body.get("choices") is None:
+            body["choices"] = []
+        chunk = CompletionsResponse.from_dict(body)
+        chunk.request_id = self.request_id
         for name, value in body.items():
-            keeps_first = name in ("id", "object", "created", "model") and self._top.get(name)
-            if value is not None and not keeps_first:
+            if value is not None and name not in self._firsts:
                 self._top[name] = value
+                if value and name in ("id", "object", "created", "model"):
+                    self._firsts.add(name)
         for choice, part in zip(chunk.choices, body["choices"]):
             if choice.index not in self._choices:
                 self._choices[choice.index] = _Merged()
             self._choices[choice.index].add(part)
             if choice.finish_reason:
                 self._finished.add(choice.index)
+        return chunk
 
     def _is_whole(self) -> bool:
         """Whether all the choices that were asked for, and all that came, are finished."""
         return self._asked <= len(self._finished) == len(self._choices)
 
 
-class _Merged(dict):
+class _Merged(Json):
     """JSON objects merged into one: texts and lists joined, of anything else the last."""
 
     def add(self, part: dict[str, Any], nested: str = "logprobs") -> None:
@@ -1094,31 +1041,36 @@ def _events(connection: _Connection, limit: int) -> Iterator[tuple[bytes, bytes]
     """The type and the data of each server-sent event of a body, as in
     https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation.
     A body that is plain JSON, or HTML, comes as one event of type `plain`."""
-    blank = b"\xef\xbb\xbf \t\r\n"
-    start = piece = connection.piece()
-    while piece and (len(start) < 3 or not start.strip(blank)) and len(start) <= limit:
-        piece = connection.piece()
-        start += piece
-    if start.strip(blank)[:1] in (b"{", b"[", b"<"):
-        body = connection.whole_body(limit, start)
+    bom, blank = b"\xef\xbb\xbf", b"\xef\xbb\xbf \t\r\n"
+    piece = more = connection.piece()
+    while more and (len(piece) < 3 or not piece.strip(blank)) and len(piece) <= limit:
+        more = connection.piece()
+        piece += more
+    if piece.strip(blank)[:1] in (b"{", b"[", b"<"):
+        body = connection.whole_body(limit, piece)
         connection.done = True
         yield b"plain", body
         return
-    piece = start[3:] if start.startswith(b"\xef\xbb\xbf") else start
-    kind, data, line = b"", bytearray(), bytearray()
-    after_cr = False
+    piece = piece[3:] if piece.startswith(bom) else piece
+    line, kind, data, after_cr = bytearray(), b"", bytearray(), False
     while piece:
-        if after_cr and piece[:1] == b"\n":
-            piece = piece[1:]
-        after_cr = piece[-1:] == b"\r"
-        lines = piece.splitlines(True)  # of bytes: at LF, CR and CRLF only
-        rest = b"" if piece[-1:] in (b"\r", b"\n", b"") else lines.pop()
-        if line and lines:
-            lines[0] = bytes(line + lines[0])
+        line += piece[1:] if after_cr and piece[:1] == b"\n" else piece
+        after_cr, lines = piece[-1:] == b"\r", []
+        if b"\n" in piece or b"\r" in piece:
+            lines = bytes(line).splitlines(True)  # of bytes: at LF, CR and CRLF only
             line.clear()
+            if lines and lines[-1][-1:] not in (b"\r", b"\n"):
+                line += lines.pop()
         for text in lines:
-            text = text.rstrip(b"\r\n")
-            if not text:
+            name, _, value = text.rstrip(b"\r\n").partition(b":")
+            value = value[1:] if value[:1] == b" " else value
+            if name == b"data":
+                data += value + b"\n"
+            elif name == b"event":
+                kind = value
+            elif name == b"error":  # llama.cpp once sent errors so
+                kind, data = b"error", data + value + b"\n"
+            elif text in (b"\n", b"\r", b"\r\n"):
                 if len(data) > limit:
                     raise _too_large("an event", limit)
                 if data.startswith(b"[DONE]"):
@@ -1128,14 +1080,6 @@ def _events(connection: _Connection, limit: int) -> Iterator[tuple[bytes, bytes]
                     yield kind, bytes(data[:-1])
                 kind = b""
                 data.clear()
-            elif text[:1] != b":":
-                name, _, value = text.partition(b":")
-                value = value[1:] if value[:1] == b" " else value
-                if name in (b"data", b"error"):  # llama.cpp once sent errors in a field of theirs
-                    data += value + b"\n"
-                if name in (b"event", b"error"):
-                    kind = value if name == b"event" else b"error"
-        line += rest
         if len(line) + len(data) > limit:
             raise _too_large("an event", limit)
         piece = connection.piece()
@@ -1157,10 +1101,10 @@ _TCP_OPTIONS = {"TCP_NODELAY": 1, "TCP_KEEPINTVL": 60, "TCP_KEEPCNT": 5}
 _TCP_OPTIONS.update(TCP_KEEPIDLE=60, TCP_KEEPALIVE=60)  # two names: the second is macOS's
 
 
-def _network_errors() -> tuple[type[Exception], ...]:
+def _network_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
     from http.client import HTTPException
 
-    return OSError, HTTPException
+    return (OSError, HTTPException, *more)
 
 
 def _time_left(deadline: float) -> float | None:
@@ -1201,14 +1145,14 @@ class _Connection(io.BufferedReader):
     """A connection and the exchange that is going on over it.
 
     To `http.client` it is the socket: what it writes is collected, so that a request leaves in one
-    piece, and its closing is ignored, so that the connection can be kept. `raw.close()` closes.
+    piece, and its closing is ignored, so that the connection can be kept. `wire.close()` closes.
     """
 
-    raw: _Socket
     response: HTTPResponse
 
-    def __init__(self, raw: _Socket, key: tuple[Any, ...]) -> None:
-        super().__init__(raw, 65536)
+    def __init__(self, wire: _Socket, key: tuple[Any, ...]) -> None:
+        super().__init__(wire, 65536)
+        self.wire = wire
         self.key, self.idle_since = key, 0.0
         self.outgoing: list[bytes] = []
         self.sendall = self.outgoing.append
@@ -1219,14 +1163,13 @@ class _Connection(io.BufferedReader):
     def close(self) -> None:
         pass
 
-    def flush(self) -> None:
-        pass
+    flush = close
 
-    def ask(self, deadline: float, *request: Any) -> None:
+    def ask(self, deadline: float, *request: Any) -> _Connection:
         """Sends a request (method, target, body, headers) and reads the answer up to its body."""
         from http.client import HTTPConnection
 
-        self.raw.deadline, self.raw.received = deadline, False
+        self.wire.deadline, self.wire.received = deadline, False
         client = HTTPConnection("in.the.headers")
         client.sock = self
         broken = None
@@ -1236,41 +1179,41 @@ class _Connection(io.BufferedReader):
                 sent = self.send()
             except OSError as error:  # the server's answer, or reason, may be there all the same
                 sent, broken = False, error
-                self.raw.deadline = min(deadline, time.monotonic() + 1)
+                self.wire.deadline = min(deadline, time.monotonic() + 1)
             try:
                 self.response = client.getresponse()
             except _network_errors() as error:
                 raise broken or error
-            if self.raw.ended:
+            if self.wire.ended:
                 raise ConnectionError("the connection ended in the middle of the headers")
         except BaseException:
-            self.raw.close()
+            self.wire.close()
             raise
-        self.raw.deadline = deadline
+        self.wire.deadline = deadline
         self.status = self.response.status
         self.headers = {name.lower(): value for name, value in self.response.getheaders()}
         self.left = self.response.length  # None for a chunked body, and one that the end ends
         self.reusable = sent and not self.response.will_close and self.status >= 200
         self.done = False  # the answer is whole, though its last bytes may not have come
         self.body = io.BytesIO()
+        return self
 
     def send(self) -> bool:
         """Sends what was collected; stops, and returns False, if the answer is there before."""
         import socket
 
-        data, sent = memoryview(b"".join(self.outgoing)), 0
+        data, deadline = memoryview(b"".join(self.outgoing)), self.wire.deadline
         self.outgoing.clear()
-        deadline = self.raw.deadline
-        while sent < len(data):
-            self.raw.deadline = _NOW
-            if sent and self.peek(1):
-                return False
-            self.raw.deadline = deadline
-            self.raw.sock.settimeout(min(_time_left(deadline) or 0.1, 0.1))
+        while data:
+            self.wire.sock.settimeout(min(_time_left(deadline) or 0.1, 0.1))
             try:
-                sent += self.raw.sock.send(data[sent : sent + 65536])
+                data = data[self.wire.sock.send(data[:65536]) :]
             except socket.timeout:
                 pass
+            self.wire.deadline = _NOW
+            if data and self.peek(1):
+                return False
+            self.wire.deadline = deadline
         return True
 
     def piece(self) -> bytes:
@@ -1296,18 +1239,18 @@ class _Connection(io.BufferedReader):
 
     def error_body(self) -> bytes:
         """The body of an error, as far as it comes in reasonable time and size."""
-        self.raw.deadline = min(self.raw.deadline, time.monotonic() + _ERROR_SECONDS)
+        self.wire.deadline = min(self.wire.deadline, time.monotonic() + _ERROR_SECONDS)
         try:
             self.whole_body(_ERROR_BYTES)
-        except (APIResponseValidationError, *_network_errors()):
+        except _network_errors(APIResponseValidationError):
             pass
         return self.body.getvalue()[:_ERROR_BYTES]
 
     def is_quiet(self) -> bool:
         """Whether the body is at its end, and nothing follows, without waiting for it."""
-        self.raw.deadline = _NOW
+        self.wire.deadline = _NOW
         try:
-            return not (self.piece() or self.peek(1) or self.raw.ended)
+            return not (self.piece() or self.peek(1) or self.wire.ended)
         except _network_errors():
             return False
 
@@ -1323,42 +1266,35 @@ class _KeepAlive:
         self.closed = False
 
     def __lt__(self, other: Any) -> bool:
-        return self.handler_order < other.handler_order
+        return bool(self.handler_order < other.handler_order)
 
     def add_parent(self, _: OpenerDirector) -> None:
         pass
 
     def http_open(self, request: Request) -> _Connection:
-        return self.answered(request, None)
-
-    def https_open(self, request: Request) -> _Connection:
-        if not self.context:
+        """A connection on which the answer has begun, a kept one where there is one."""
+        if request.type == "https" and not self.context:
             import ssl
 
             self.context = ssl.create_default_context()
             self.context.set_alpn_protocols(["http/1.1"])
-        return self.answered(request, self.context)
-
-    def answered(self, request: Request, context: ssl.SSLContext | None) -> _Connection:
-        """A connection on which the answer has begun, a kept one where there is one."""
         deadline = float("inf") if request.timeout is None else time.monotonic() + request.timeout
         tunnel = getattr(request, "_tunnel_host", None)  # to the server: `host` is its proxy
         headers = dict(request.header_items())
         credentials = headers.pop("Proxy-authorization", None) if tunnel else None
-        post = request.get_method(), request.selector, request.data, headers
+        context = self.context if request.type == "https" else None
         key = os.getpid(), context, request.host, tunnel, credentials
-        connection = self.kept(key)
-        began = time.monotonic()
+        post = request.get_method(), request.selector, request.data, headers
+        began, connection = time.monotonic(), self.kept(key)
         if connection:
             try:
-                connection.ask(deadline, *post)
-                return connection
+                return connection.ask(deadline, *post)
             except _network_errors():
-                if connection.raw.received or time.monotonic() >= min(began + 1, deadline):
+                if connection.wire.received or time.monotonic() >= min(began + 1, deadline):
                     raise
-        connection = _connected(key, deadline)
-        connection.ask(deadline, *post)
-        return connection
+        return _connected(key, deadline).ask(deadline, *post)
+
+    https_open = http_open
 
     def kept(self, key: tuple[Any, ...]) -> _Connection | None:
         """An idle connection that is still good; those too old, or another process's, are closed."""
@@ -1373,24 +1309,24 @@ class _KeepAlive:
                 continue
             if usable and connection.is_quiet():
                 return connection
-            connection.raw.close()
+            connection.wire.close()
         return None
 
     def release(self, connection: _Connection) -> None:
         """Keeps a connection whose answer was read to its end, and closes any other."""
         over = connection.done or connection.left == 0 or connection.response.isclosed()
         if not (over and connection.reusable) or self.closed:
-            connection.raw.close()
+            connection.wire.close()
             return
         connection.idle_since = time.monotonic()
         self.idle.append(connection)
         if len(self.idle) > _IDLE_CONNECTIONS:
-            self.idle.pop(0).raw.close()
+            self.idle.pop(0).wire.close()
 
     def close(self) -> None:
         self.closed = True
         while self.idle:
-            self.idle.pop().raw.close()
+            self.idle.pop().wire.close()
 
 
 def _connected(key: tuple[Any, ...], deadline: float) -> _Connection:
@@ -1402,8 +1338,8 @@ def _connected(key: tuple[Any, ...], deadline: float) -> _Connection:
     connection, target = None, urlsplit(f"//{host}")
     try:
         port = target.port or (443 if context and not tunnel else 80)
-        raw = _Socket(_connected_socket(target.hostname or "", port, limit), limit)
-        connection = _Connection(raw, key)
+        wire = _Socket(_connected_socket(target.hostname or "", port, limit), limit)
+        connection = _Connection(wire, key)
         if tunnel:
             target = urlsplit(f"//{tunnel}")
             place = tunnel if target.port else f"{tunnel}:443"
@@ -1419,16 +1355,16 @@ def _connected(key: tuple[Any, ...], deadline: float) -> _Connection:
             import ssl
 
             name = (target.hostname or "").encode("ascii")  # a str would load the codec for IDNA
-            raw.sock = context.wrap_socket(
-                raw.sock, server_hostname=name, do_handshake_on_connect=False
+            tls = context.wrap_socket(
+                wire.sock, server_hostname=name, do_handshake_on_connect=False
             )
-            raw.blocked = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
-            raw.sock.settimeout(_time_left(limit))
-            raw.sock.do_handshake()
+            wire.sock, wire.blocked = tls, (ssl.SSLWantReadError, ssl.SSLWantWriteError)
+            tls.settimeout(_time_left(limit))
+            tls.do_handshake()
         return connection
     except BaseException as error:
         if connection:
-            connection.raw.close()
+            connection.wire.close()
         if isinstance(error, OSError) and time.monotonic() >= limit:
             raise ConnectionError(f"no connection within {_CONNECT_SECONDS} s") from error
         raise
@@ -1458,7 +1394,7 @@ def _connected_socket(host: str, port: int, deadline: float) -> socket.socket:
     raise failure
 
 
-def _opener(handler: _KeepAlive) -> OpenerDirector:
+def _opener(handler: Any) -> OpenerDirector:
     """An opener for http and https, through the proxies of the environment, and for nothing else."""
     from urllib.request import OpenerDirector, ProxyHandler, getproxies
 
@@ -1484,61 +1420,56 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("prompt", nargs="?", help="by default what standard input holds")
     parser.add_argument("--model", required=True, help=helps.get("model"))
     parser.add_argument("--base-url", help="by default $COMPLETIONS_BASE_URL, else Atoma's")
-    parser.add_argument("--timeout", type=float, default=600, help="seconds, 600 by default")
+    parser.add_argument("--timeout", type=float, default=600.0, help="seconds, 600 by default")
     parser.add_argument("--json", action="store_true", help="print the whole response, as JSON")
     parser.add_argument("-v", "--verbose", action="store_true", help="usage and speed, to stderr")
     parser.add_argument("--extra", action="append", default=[], metavar="KEY=JSON")
+    hows: dict[str, Any] = {"int": {"type": int}, "float": {"type": float}, "str": {"type": str}}
+    hows["bool"] = {"action": "store_true", "default": None}
     for name, annotation in list(CompletionsRequest.__annotations__.items())[2:-1]:
-        kind = {"int": int, "float": float, "str": str}.get(annotation.split(" ")[0], json.loads)
-        how: dict[str, Any] = {"type": kind}
-        if annotation.startswith("bool"):
-            how = {"action": "store_const", "const": True}
-        elif "list" in annotation:
-            how = {"action": "append"}
+        how: Any = hows.get(annotation.split()[0], {"type": json.loads})
+        how = {"action": "append"} if name == "stop" else how
         parser.add_argument(f"--{name.replace('_', '-')}", help=helps.get(name), **how)
-    options = vars(parser.parse_args(argv))
+    options = parser.parse_args(argv)
     try:
-        pairs = (pair.partition("=") for pair in options["extra"])
-        options["extra"] = {name: json.loads(value) for name, _, value in pairs}
-        _run(**options)
-        sys.stdout.flush()
-    except APIError as error:
-        print(f"completions: {error}", file=sys.stderr)
-        return 1
+        _run(**vars(options))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (TypeError, ValueError) as error:
-        print(f"completions: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         return 130
+    except (APIError, TypeError, ValueError) as error:
+        print(f"completions: {error}", file=sys.stderr)
+        return 1 if isinstance(error, APIError) else 2
     return 0
 
 
-def _run(base_url: str, timeout: float, json: bool, verbose: bool, **request: Any) -> None:
+def _run(
+    base_url: str, timeout: float, json: bool, verbose: bool, extra: list[str], **request: Any
+) -> None:
+    from json import loads
+
     began = time.monotonic()
-    sys.stdout.reconfigure(errors="backslashreplace")
+    pairs = (pair.partition("=") for pair in extra)
+    request["extra"] = {name: loads(value) for name, _, value in pairs}
     if request["prompt"] is None:
         request["prompt"] = sys.stdin.read()
-    with Client(base_url=base_url, timeout=timeout) as client:
-        if json:
-            response = client.create(**request)
-            _show(f"{response.to_json()}\n")
-        else:
-            if verbose and not request["stream_options"]:
-                request["stream_options"] = {"include_usage": True}
-            with client.create_stream(**request) as stream:
-                try:
-                    for chunk in stream:
-                        _show("".join(c.text for c in chunk.choices if c.index == 0))
-                finally:
-                    response = stream.response
-                    if sys.stdout.isatty() and not response.text.endswith("\n"):
-                        _show("\n")
-            for choice in response.choices[1:]:
-                _show(f"\n{choice.text}")
+    client = Client(base_url=base_url, timeout=timeout)
+    if json:
+        response = client.create(**request)
+        _show(f"{response.to_json()}\n")
+    else:
+        if verbose and request["stream_options"] is None:
+            request["stream_options"] = {"include_usage": True}
+        with client.create_stream(**request) as stream:
+            try:
+                for chunk in stream:
+                    _show("".join(choice.text for choice in chunk.choices if choice.index == 0))
+            finally:
+                response = stream.response
+                others = "".join(f"\n{choice.text}" for choice in response.choices[1:])
+                _show(others + "\n" * (sys.stdout.isatty() and not response.text.endswith("\n")))
     if verbose:
-        seconds, usage = time.monotonic() - began, response.usage or Usage()
+        usage, seconds = response.usage or Usage(), time.monotonic() - began
         speed = f"{seconds:.2f} s, {usage.completion_tokens / seconds:.1f} tokens/s"
         print(f"{usage.prompt_tokens} + {usage.completion_tokens} tokens, {speed}", file=sys.stderr)
 
@@ -1548,8 +1479,8 @@ def _show(text: str) -> None:
     if sys.stdout.isatty():
         controls = r"[\x00-\x08\x0b-\x1f\x7f-\x9f]"
         text = re.sub(controls, lambda match: repr(match[0])[1:-1], text)
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode(sys.stdout.encoding, "backslashreplace"))
+    sys.stdout.buffer.flush()
 
 
 # Not where the file was pasted into a notebook, or run by exec.
