@@ -64,7 +64,7 @@ class _Record:
         return {**vars(self), "request_id": None} == {**vars(other), "request_id": None}
 
     def __repr__(self) -> str:
-        values = ", ".join(f"{name}={getattr(self, name)!r}" for name in type(self).__annotations__)
+        values = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
         return f"{type(self).__name__}({values})"
 
 
@@ -244,10 +244,11 @@ class CompletionsRequest(_Record):
                 continue
             if not _fits(annotation, value):
                 raise _misfit(TypeError, name, annotation, value)
-            if name in self.extra or "stream" in self.extra:
-                raise ValueError("extra: holds stream, or what is a parameter of its own")
             data[name] = [value] if name == "stop" and isinstance(value, str) else value
-        return {**data, **data.pop("extra")}
+        extra = data.pop("extra")
+        if not {"stream", *CompletionsRequest.__annotations__}.isdisjoint(extra):
+            raise ValueError("extra: holds stream, or what is a parameter of its own")
+        return {**data, **extra}
 
     def to_json(self) -> str:
         """`to_dict` as JSON text, in ASCII. Raises `TypeError` or `ValueError` that names what has
@@ -298,14 +299,14 @@ def _fits(annotation: str, value: Any) -> bool:
     )
 
 
-def _read_plan(cls: Any) -> tuple[dict[str, type], dict[str, Callable[[Any], Any]], dict[str, Any]]:
+def _read_plan(cls: Any) -> tuple[dict[str, Any], ...]:
     """How a dataclass is read, by its annotations: the type that nearly every value of a field has;
-    what tells of any other whether it fits, or makes it fit; and the defaults."""
-    types = {name: kind.replace(" | None", "") for name, kind in cls.__annotations__.items()}
-    defaults = {name: vars(cls)[name] for name in types if name in vars(cls)}
+    what tells of any other whether it fits, or makes it fit; the defaults; and the types."""
+    types = {n: item.type.replace(" | None", "") for n, item in cls.__dataclass_fields__.items()}
+    defaults = {name: getattr(cls, name, None) for name in types}
     names = [name for name in types if name not in ("extra", "request_id")]
     kinds = {name: {"str": str, "int": int}.get(types[name], object) for name in names}
-    return kinds, {name: _reader(name, types[name]) for name in names}, defaults
+    return kinds, {name: _reader(name, types[name]) for name in names}, defaults, types
 
 
 _plan: Any = functools.lru_cache(maxsize=None)(_read_plan)
@@ -319,8 +320,9 @@ def _reader(name: str, kind: str) -> Callable[[Any], Any]:
 
 
 def _choices(value: Any) -> Any:
-    choice = functools.partial(_typed, CompletionChoice)
-    return isinstance(value, list) and [choice(item, place) for place, item in enumerate(value)]
+    return isinstance(value, list) and [
+        _typed(CompletionChoice, item, place) for place, item in enumerate(value)
+    ]
 
 
 def _unix_seconds(value: Any) -> Any:
@@ -339,10 +341,10 @@ def _unix_seconds(value: Any) -> Any:
 
 
 def _typed(cls: type[T], data: Any, place: int | None = None) -> T:
-    where = "" if place is None else f"choices[{place}]."
     if not isinstance(data, dict):
-        raise _misfit(APIResponseValidationError, where[:-1] or cls.__name__, "dict", data)
-    kinds, readers, defaults = _plan(cls)
+        path = cls.__name__ if place is None else f"choices[{place}]"
+        raise _misfit(APIResponseValidationError, path, "dict", data)
+    kinds, readers, defaults, types = _plan(cls)
     extra: dict[str, Any] = {}
     values = {**defaults, "index": place} if place else defaults.copy()
     values["extra"] = extra
@@ -357,11 +359,11 @@ def _typed(cls: type[T], data: Any, place: int | None = None) -> T:
             if fit is not False:
                 values[name] = value if fit is True else fit
             elif name in _DECISIVE:
-                expected = cls.__annotations__[name]
-                raise _misfit(APIResponseValidationError, where + name, expected, value)
+                path = name if place is None else f"choices[{place}].{name}"
+                raise _misfit(APIResponseValidationError, path, types[name], value)
             else:
                 extra[name] = value
-    if "choices" in kinds and "choices" not in values:
+    if "choices" in kinds and values["choices"] is None:
         raise _misfit(APIResponseValidationError, "choices", "list", None)
     new = cls.__new__(cls)
     new.__dict__ = values
@@ -376,12 +378,21 @@ def _misfit(error: type[E], path: str, annotation: str, value: Any) -> E:
     return error(f"{path}: expected {annotation.replace(' | None', '')}, got {found}")
 
 
-def _json_value(text: str | bytes) -> Any:
-    import json
+@functools.lru_cache(maxsize=None)
+def _json_decoder() -> Callable[[str], tuple[Any, int]]:
+    from json import JSONDecoder
 
+    return JSONDecoder().raw_decode
+
+
+def _json_value(text: str | bytes) -> Any:
     try:
         text = text if isinstance(text, str) else str(text, "utf-8")
-        return json.loads(text.lstrip("\ufeff"))
+        text = text.strip(" \t\r\n\ufeff")
+        value, end = _json_decoder()(text)
+        if end < len(text):
+            raise ValueError(f"something follows the value, after {end} characters")
+        return value
     except (ValueError, RecursionError) as error:
         raise APIResponseValidationError(f"no JSON: {error}", body=text) from error
 
@@ -498,25 +509,36 @@ def _json_or_raw(data: bytes) -> Any:
 def _reason(body: Any) -> tuple[str, dict[str, Any]]:
     """What an error body says, in whichever shape, and the code, type and param that it gives."""
     details: dict[str, Any] = {}
-    where = ""
     while isinstance(body, (dict, list)) and body:
-        body = body[0] if isinstance(body, list) else body
-        if isinstance(body, dict):
-            for name in ("error_type", "type", "param", "code"):
-                value = body.get(name)
-                if isinstance(value, str) or (name == "code" and type(value) in (int, float)):
-                    details[name.replace("error_", "")] = value
-            if isinstance(body.get("loc"), list):  # FastAPI's place of what is wrong
-                where = ".".join(part for part in body["loc"] if isinstance(part, str)) + ": "
-            inner = [body.get(name) for name in ("message", "msg", "detail", "error")]
-            body = next(
-                (text for text in inner if text and isinstance(text, (str, dict, list))), ""
+        if isinstance(body, list):
+            faults = list(filter(_is_fault, body))
+            body = (
+                "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in faults) or body[0]
             )
+            continue
+        for name in ("error_type", "type", "param", "code"):
+            value = body.get(name)
+            if isinstance(value, str) or (name == "code" and type(value) in (int, float)):
+                details[name.replace("error_", "")] = value
+        inner = (body.get(name) for name in ("message", "detail", "error"))
+        body = next(
+            (found for found in inner if found and isinstance(found, (str, dict, list))), ""
+        )
     text = body[:20_000].lstrip() if isinstance(body, str) else ""
     if text.startswith("<"):
         title = re.search(r"<title[^<>]*>([^<]+)", text, re.IGNORECASE)
         text = title[1] if title else re.sub(r"<[^<>]*>", " ", text)
-    return where + text, details
+    return text, details
+
+
+def _is_fault(item: Any) -> bool:
+    """Whether an item of an error's list says what is wrong where, as FastAPI does."""
+    loc = item.get("loc") if isinstance(item, dict) else None
+    return (
+        isinstance(loc, list)
+        and {str, int}.issuperset(map(type, loc))
+        and type(item.get("msg")) is str
+    )
 
 
 def _one_line(text: str) -> str:
@@ -622,7 +644,7 @@ class Client:
             **own,
         }
         self._secrets = [word for value in own.values() for word in value.split() if len(word) > 7]
-        self._secrets += [key] if key else []
+        self._secrets += [key] if key and len(key) > 7 else []
         self._connections = _KeepAlive(ssl_context)
         self._openers: list[OpenerDirector] = []  # one, made at first use
 
@@ -687,8 +709,7 @@ class Client:
 
     def _call(self, body: str, finish: Callable[[_Connection, float], R]) -> R:
         """What `finish` makes of the answer; the request is sent again where that may help."""
-        timeout = self._options["timeout"]
-        deadline = float("inf") if timeout is None else time.monotonic() + timeout
+        deadline = _deadline(self._options["timeout"])
         attempt = 0
         while True:
             try:
@@ -729,11 +750,12 @@ class Client:
         except BaseException as error:
             if connection:
                 self._connections.release(connection)
-            if isinstance(error, _network_errors()):
-                raise self._failure(error, APIConnectionError, deadline) from error
+            cause, network = error.__cause__, isinstance(error, _network_errors())
+            if network:
+                cause, error = error, self._failure(error, APIConnectionError, deadline)
             if isinstance(error, APIError):
                 error.request_id = request_id
-            raise
+            raise error from cause
         finally:
             logging = sys.modules.get("logging")
             if logging:
@@ -770,8 +792,7 @@ class Client:
         elif status == 401 and "authorization" not in self._headers:
             names = _key_variables(self._origin) or ["COMPLETIONS_BASE_URL and COMPLETIONS_API_KEY"]
             reason += f" (no key was sent: give api_key, or set {' or '.join(names)})"
-        elif not reason.strip():
-            reason = data.decode("utf-8", "replace") or answer.response.reason
+        reason = reason.strip() or data.decode("utf-8", "replace").strip() or answer.response.reason
         wait = _seconds(headers.get("retry-after-ms", ""), 1000)
         wait = _seconds(headers.get("retry-after", ""), 1) if wait is None else wait
         kind = _STATUS_ERRORS.get(status, InternalServerError if status >= 500 else APIStatusError)
@@ -840,9 +861,10 @@ def _key(name: str, key: str) -> str:
 
 def _checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """The headers by lower-case names; `http.client` would quote one that cannot be sent."""
+    words = [*headers, *headers.values()] if hasattr(headers, "values") else [None]
+    if not all(isinstance(word, str) for word in words):
+        raise TypeError("headers: expected a dict of str to str")
     for name, value in headers.items():
-        if not (isinstance(name, str) and isinstance(value, str)):
-            raise TypeError("headers: expected str for each name and value")
         token, plain = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", r"[\t -~\xa0-\xff]*"
         framing = name.lower() in ("content-length", "transfer-encoding")
         if framing or not re.fullmatch(token, name) or not re.fullmatch(plain, value):
@@ -905,10 +927,11 @@ class CompletionsStream:
     ) -> None:
         self.request_id = connection.headers.get("x-request-id")
         self._client, self._asked, self._deadline = client, asked, deadline
+        self._idle_timeout = client._options["idle_timeout"]
         self._connection: _Connection | None = connection
         self._events = _events(connection, client._options["max_response_bytes"])
         self._top: dict[str, Any] = {}
-        self._firsts: set[str] = set()  # the names in it that are settled
+        self._settled = {"choices"}  # the names whose value stays
         self._choices: dict[int, _Merged] = {}
         self._finished: set[int] = set()
         self._error: APIError | None = None
@@ -954,11 +977,11 @@ class CompletionsStream:
             raise self._error
         if not self._connection:
             return None
-        wire, idle_timeout = self._connection.wire, self._client._options["idle_timeout"]
+        wire = self._connection.wire
         try:
             _time_left(self._deadline)
-            if idle_timeout is not None:
-                wire.deadline = min(self._deadline, time.monotonic() + idle_timeout)
+            if self._idle_timeout is not None:
+                wire.deadline = min(self._deadline, _deadline(self._idle_timeout))
             for kind, data in self._events:
                 return self._chunk(kind, data)
             if not self._connection.done and not self._is_whole():
@@ -990,10 +1013,10 @@ class CompletionsStream:
         chunk = CompletionsResponse.from_dict(body)
         chunk.request_id = self.request_id
         for name, value in body.items():
-            if value is not None and name not in self._firsts:
+            if value is not None and name not in self._settled:
                 self._top[name] = value
                 if value and name in ("id", "object", "created", "model"):
-                    self._firsts.add(name)
+                    self._settled.add(name)
         for choice, part in zip(chunk.choices, body["choices"]):
             if choice.index not in self._choices:
                 self._choices[choice.index] = _Merged()
@@ -1012,18 +1035,20 @@ class _Merged(Json):
 
     def add(self, part: dict[str, Any], nested: str = "logprobs") -> None:
         for name, value in part.items():
-            before = self.get(name)
-            if isinstance(value, str) and name != "finish_reason":
-                if not isinstance(before, io.StringIO):
+            if value is None:
+                continue
+            before, kind = self.get(name), type(value)
+            if kind is str and name != "finish_reason":
+                if type(before) is not io.StringIO:
                     before = self[name] = io.StringIO()
                 before.write(value)
-            elif isinstance(value, list):
-                self[name] = before if isinstance(before, list) else []
+            elif kind is list:
+                self[name] = before if type(before) is list else []
                 self[name] += value
-            elif isinstance(value, dict) and name == nested:
-                self[name] = before if isinstance(before, _Merged) else _Merged()
+            elif kind is dict and name == nested:
+                self[name] = before if type(before) is _Merged else _Merged()
                 self[name].add(value, "")
-            elif value is not None:
+            else:
                 self[name] = value
 
     def plain(self) -> dict[str, Any]:
@@ -1052,7 +1077,8 @@ def _events(connection: _Connection, limit: int) -> Iterator[tuple[bytes, bytes]
         yield b"plain", body
         return
     piece = piece[3:] if piece.startswith(bom) else piece
-    line, kind, data, after_cr = bytearray(), b"", bytearray(), False
+    line, after_cr, kind = bytearray(), False, b""
+    data: Any = b""
     while piece:
         line += piece[1:] if after_cr and piece[:1] == b"\n" else piece
         after_cr, lines = piece[-1:] == b"\r", []
@@ -1062,24 +1088,26 @@ def _events(connection: _Connection, limit: int) -> Iterator[tuple[bytes, bytes]
             if lines and lines[-1][-1:] not in (b"\r", b"\n"):
                 line += lines.pop()
         for text in lines:
-            name, _, value = text.rstrip(b"\r\n").partition(b":")
-            value = value[1:] if value[:1] == b" " else value
-            if name == b"data":
-                data += value + b"\n"
-            elif name == b"event":
-                kind = value
-            elif name == b"error":  # llama.cpp once sent errors so
-                kind, data = b"error", data + value + b"\n"
-            elif text in (b"\n", b"\r", b"\r\n"):
+            if text in (b"\n", b"\r", b"\r\n"):
                 if len(data) > limit:
                     raise _too_large("an event", limit)
-                if data.startswith(b"[DONE]"):
+                if data[:6] == b"[DONE]":
                     connection.done = True  # though the last bytes of the body may be to come
                     return
-                if len(data) > 1:
-                    yield kind, bytes(data[:-1])
-                kind = b""
-                data.clear()
+                if data or kind == b"error":
+                    yield kind, data
+                kind, data = b"", b""
+                continue
+            name, _, value = text.rstrip(b"\r\n").partition(b":")
+            value = value[1:] if value[:1] == b" " else value
+            if name == b"event":
+                kind = value
+            elif name in (b"data", b"error"):  # llama.cpp once sent errors in a field of theirs
+                kind = b"error" if name == b"error" else kind
+                if data:
+                    data = data if type(data) is bytearray else bytearray(data)
+                    data += b"\n"
+                data += value
         if len(line) + len(data) > limit:
             raise _too_large("an event", limit)
         piece = connection.piece()
@@ -1107,12 +1135,19 @@ def _network_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
     return (OSError, HTTPException, *more)
 
 
+def _deadline(seconds: float | None) -> float:
+    """When so many seconds are over; never, if they are None or more than the kernel can count."""
+    if seconds is None or seconds > 2_000_000:
+        return float("inf")
+    return time.monotonic() + max(seconds, 0)
+
+
 def _time_left(deadline: float) -> float | None:
     """Seconds until a deadline, as sockets take them; raises `TimeoutError` when it has passed."""
     left = deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError("timed out")
-    return left if left < 2_000_000 else None  # the kernel counts milliseconds in 32 bits
+    return None if left == float("inf") else left
 
 
 class _Socket(io.RawIOBase):
@@ -1129,10 +1164,7 @@ class _Socket(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         self.sock.settimeout(0 if self.deadline == _NOW else _time_left(self.deadline))
-        try:
-            size = self.sock.recv_into(buffer)
-        except self.blocked:
-            return 0
+        size = self.sock.recv_into(buffer)
         self.ended, self.received = not size, True
         return size
 
@@ -1141,29 +1173,34 @@ class _Socket(io.RawIOBase):
         super().close()
 
 
-class _Connection(io.BufferedReader):
-    """A connection and the exchange that is going on over it.
-
-    To `http.client` it is the socket: what it writes is collected, so that a request leaves in one
-    piece, and its closing is ignored, so that the connection can be kept. `wire.close()` closes.
-    """
-
-    response: HTTPResponse
-
-    def __init__(self, wire: _Socket, key: tuple[Any, ...]) -> None:
-        super().__init__(wire, 65536)
-        self.wire = wire
-        self.key, self.idle_since = key, 0.0
-        self.outgoing: list[bytes] = []
-        self.sendall = self.outgoing.append
-
-    def makefile(self, _: str) -> _Connection:
-        return self
+class _Reader(io.BufferedReader):
+    """What `http.client` reads from; its closing is ignored, so that the connection can be kept."""
 
     def close(self) -> None:
         pass
 
     flush = close
+
+
+class _Connection:
+    """A connection and the exchange that is going on over it.
+
+    To `http.client` it is the socket; what that writes is collected, to leave in one piece.
+    """
+
+    response: HTTPResponse
+
+    def __init__(self, wire: _Socket, key: tuple[Any, ...]) -> None:
+        self.wire, self.reader = wire, _Reader(wire, 65536)
+        self.key, self.idle_since = key, 0.0
+        self.outgoing: list[bytes] = []
+        self.sendall = self.outgoing.append
+
+    def makefile(self, _: str) -> _Reader:
+        return self.reader
+
+    def close(self) -> None:
+        pass
 
     def ask(self, deadline: float, *request: Any) -> _Connection:
         """Sends a request (method, target, body, headers) and reads the answer up to its body."""
@@ -1211,8 +1248,11 @@ class _Connection(io.BufferedReader):
             except socket.timeout:
                 pass
             self.wire.deadline = _NOW
-            if data and self.peek(1):
-                return False
+            try:
+                if data and self.reader.peek(1):
+                    return False
+            except self.wire.blocked:
+                pass
             self.wire.deadline = deadline
         return True
 
@@ -1220,7 +1260,7 @@ class _Connection(io.BufferedReader):
         """The next piece of the body; b"" at its end. Raises `IncompleteRead` if it was cut."""
         if self.left is None:
             return self.response.read1(65536)
-        piece = self.read1(min(self.left, 65536)) if self.left else b""
+        piece = self.reader.read1(min(self.left, 65536)) if self.left else b""
         self.left -= len(piece)
         if self.left and not piece:
             from http.client import IncompleteRead
@@ -1248,11 +1288,15 @@ class _Connection(io.BufferedReader):
 
     def is_quiet(self) -> bool:
         """Whether the body is at its end, and nothing follows, without waiting for it."""
-        self.wire.deadline = _NOW
+        self.wire.deadline, over = _NOW, False
         try:
-            return not (self.piece() or self.peek(1) or self.wire.ended)
+            over = not self.piece()
+            self.reader.peek(1)
+        except self.wire.blocked:
+            return over
         except _network_errors():
-            return False
+            pass
+        return False
 
 
 class _KeepAlive:
@@ -1278,7 +1322,7 @@ class _KeepAlive:
 
             self.context = ssl.create_default_context()
             self.context.set_alpn_protocols(["http/1.1"])
-        deadline = float("inf") if request.timeout is None else time.monotonic() + request.timeout
+        deadline = _deadline(request.timeout)
         tunnel = getattr(request, "_tunnel_host", None)  # to the server: `host` is its proxy
         headers = dict(request.header_items())
         credentials = headers.pop("Proxy-authorization", None) if tunnel else None
