@@ -388,9 +388,9 @@ def _json_decoder() -> Callable[[str], tuple[Any, int]]:
 def _json_value(text: str | bytes) -> Any:
     try:
         text = text if isinstance(text, str) else str(text, "utf-8")
-        text = text.strip(" \t\r\n\ufeff")
-        value, end = _json_decoder()(text)
-        if end < len(text):
+        stripped = text.strip(" \t\r\n\ufeff")
+        value, end = _json_decoder()(stripped)
+        if end < len(stripped):
             raise ValueError(f"something follows the value, after {end} characters")
         return value
     except (ValueError, RecursionError) as error:
@@ -738,6 +738,7 @@ class Client:
             request = Request(self._url, body, self._headers, method="POST")
             connection = self._openers[0].open(request, timeout=_time_left(deadline))
             status, request_id = connection.status, connection.headers.get("x-request-id")
+            request_id = request_id and self._message(request_id)
             encoding = connection.headers.get("content-encoding", "identity")
             if not 200 <= status < 300:
                 raise self._status_error(connection)
@@ -750,12 +751,13 @@ class Client:
         except BaseException as error:
             if connection:
                 self._connections.release(connection)
-            cause, network = error.__cause__, isinstance(error, _network_errors())
-            if network:
-                cause, error = error, self._failure(error, APIConnectionError, deadline)
             if isinstance(error, APIError):
                 error.request_id = request_id
-            raise error from cause
+            if isinstance(error, _network_errors()):
+                failure = self._failure(error, APIConnectionError, deadline)
+                failure.request_id = request_id
+                raise failure from error
+            raise
         finally:
             logging = sys.modules.get("logging")
             if logging:
@@ -820,13 +822,15 @@ def _endpoint(base_url: str | None) -> tuple[str, str, str]:
         base_url = os.environ.get("COMPLETIONS_BASE_URL") or "https://api.atoma.network/v1"
     if not isinstance(base_url, str):
         raise _misfit(TypeError, "base_url", "str", base_url)
-    host_port = r"(\[[\da-fA-F:.]+\]|[^\s\[\]/?#@:\\]+)(?::(\d{1,5}))?"
+    host_port = r"(\[[\da-fA-F:.]+\]|[^\0-,/:-@\[-^`{-\x9f]+)(?::(\d{1,5}))?"
     form = rf"(https?)://{host_port}((?:/[!-\"$->@-~]*)?)(\?[!-\"$-~]*)?"
     match: Any = re.fullmatch(form, base_url.strip(), re.IGNORECASE | re.ASCII)
     try:
         scheme, host, port, path, query = match.groups("")
         scheme, host = scheme.lower(), host.lower().encode("ascii" if host.isascii() else "idna")
-    except (AttributeError, UnicodeError):
+        if int(port or 0) > 65535:
+            raise ValueError
+    except (AttributeError, ValueError):
         rule = "http:// or https://, a host, and perhaps a port, a path and a query, all in ASCII"
         raise ValueError(f"base_url: expected {rule}, without a user or password") from None
     default_port = {"http": "80", "https": "443"}[scheme]
@@ -1095,7 +1099,7 @@ def _events(connection: _Connection, limit: int) -> Iterator[tuple[bytes, bytes]
                     connection.done = True  # though the last bytes of the body may be to come
                     return
                 if data or kind == b"error":
-                    yield kind, data
+                    yield kind, bytes(data)
                 kind, data = b"", b""
                 continue
             name, _, value = text.rstrip(b"\r\n").partition(b":")
@@ -1165,7 +1169,7 @@ class _Socket(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         self.sock.settimeout(0 if self.deadline == _NOW else _time_left(self.deadline))
         size = self.sock.recv_into(buffer)
-        self.ended, self.received = not size, True
+        self.ended, self.received = not size, self.received or size > 0
         return size
 
     def close(self) -> None:
@@ -1209,18 +1213,18 @@ class _Connection:
         self.wire.deadline, self.wire.received = deadline, False
         client = HTTPConnection("in.the.headers")
         client.sock = self
-        broken = None
         try:
             client.request(*request)
             try:
                 sent = self.send()
-            except OSError as error:  # the server's answer, or reason, may be there all the same
-                sent, broken = False, error
-                self.wire.deadline = min(deadline, time.monotonic() + 1)
-            try:
+            except OSError as error:  # the server's answer may be there all the same
+                sent, self.wire.deadline = False, min(deadline, time.monotonic() + 1)
+                try:
+                    self.response = client.getresponse()
+                except _network_errors():
+                    raise error
+            else:
                 self.response = client.getresponse()
-            except _network_errors() as error:
-                raise broken or error
             if self.wire.ended:
                 raise ConnectionError("the connection ended in the middle of the headers")
         except BaseException:
@@ -1231,6 +1235,7 @@ class _Connection:
         self.headers = {name.lower(): value for name, value in self.response.getheaders()}
         self.left = self.response.length  # None for a chunked body, and one that the end ends
         self.reusable = sent and not self.response.will_close and self.status >= 200
+        self.over = False  # the body has been read to its end
         self.done = False  # the answer is whole, though its last bytes may not have come
         self.body = io.BytesIO()
         return self
@@ -1259,13 +1264,15 @@ class _Connection:
     def piece(self) -> bytes:
         """The next piece of the body; b"" at its end. Raises `IncompleteRead` if it was cut."""
         if self.left is None:
-            return self.response.read1(65536)
-        piece = self.reader.read1(min(self.left, 65536)) if self.left else b""
-        self.left -= len(piece)
-        if self.left and not piece:
-            from http.client import IncompleteRead
+            piece = self.response.read1(65536)
+        else:
+            piece = self.reader.read1(min(self.left, 65536)) if self.left else b""
+            self.left -= len(piece)
+            if self.left and not piece:
+                from http.client import IncompleteRead
 
-            raise IncompleteRead(b"", self.left)
+                raise IncompleteRead(b"", self.left)
+        self.over = not piece
         return piece
 
     def whole_body(self, limit: int, start: bytes = b"") -> bytes:
@@ -1358,8 +1365,7 @@ class _KeepAlive:
 
     def release(self, connection: _Connection) -> None:
         """Keeps a connection whose answer was read to its end, and closes any other."""
-        over = connection.done or connection.left == 0 or connection.response.isclosed()
-        if not (over and connection.reusable) or self.closed:
+        if not (connection.reusable and (connection.over or connection.done)) or self.closed:
             connection.wire.close()
             return
         connection.idle_since = time.monotonic()
@@ -1395,6 +1401,7 @@ def _connected(key: tuple[Any, ...], deadline: float) -> _Connection:
             if connection.status != 200:
                 reason = f"HTTP {connection.status} {connection.response.reason}"
                 raise ConnectionError(f"the proxy opens no tunnel: {reason}")
+            connection = _Connection(wire, key)  # without what came in the clear
         if context:
             import ssl
 
@@ -1418,7 +1425,6 @@ def _connected_socket(host: str, port: int, deadline: float) -> socket.socket:
     """A TCP connection to the first address of the host that answers; they share the time."""
     import socket
 
-    failure = OSError("the host has no address")
     addresses = socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
     for place, (family, kind, protocol, _, address) in enumerate(addresses):
         sock = socket.socket(family, kind, protocol)
@@ -1432,10 +1438,9 @@ def _connected_socket(host: str, port: int, deadline: float) -> socket.socket:
             return sock
         except BaseException as error:
             sock.close()
-            if not isinstance(error, OSError):
+            if not isinstance(error, OSError) or place == len(addresses) - 1:
                 raise
-            failure = error
-    raise failure
+    raise OSError("the host has no address")
 
 
 def _opener(handler: Any) -> OpenerDirector:
