@@ -12,13 +12,13 @@ OpenAI-compatible server: one file, nothing but the standard library.
         for chunk in stream:
             print(chunk.text, end="", flush=True)
 
-The key comes from the environment ($ATOMASDK_BEARER_AUTH); for other servers, see `Client`. Whatever
-goes wrong at the other end is an `APIError`. From top to bottom: the data, the errors, the client,
-the stream, the transport (private), the command line.
+The key comes from the environment: see `Client`. What goes wrong at the other end is an `APIError`.
+In this order: data, errors, client, stream, transport (private), command line.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import io
@@ -27,6 +27,7 @@ import os
 import re
 import sys
 import time
+import weakref
 from dataclasses import dataclass, field
 
 TYPE_CHECKING = False  # type checkers take it as true; typing would cost milliseconds to import
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 
     P = ParamSpec("P")
     R = TypeVar("R")
-    E = TypeVar("E", bound=Exception)
     T = TypeVar("T", bound="_Received")
     Json = dict[str, Any]
 else:
@@ -56,8 +56,6 @@ _unlisted = sys.modules.setdefault(__name__, sys) is sys
 
 
 class _Record:
-    """What all the dataclasses share."""
-
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
@@ -69,20 +67,17 @@ class _Record:
 
 
 class _Received(_Record):
-    """What those of an answer share: from JSON and back, by their own fields."""
-
     extra: dict[str, Any]
 
     @classmethod
     def from_dict(cls: type[T], data: dict[str, Any]) -> T:
-        """An instance made of a JSON object. Absent and null are the same.
+        """An instance made of a JSON object, in which null is the same as absent.
 
-        Unknown keys, and known ones of a wrong type, go to `extra`; but where the answer itself
-        depends on it (choices, text, index, finish_reason), a wrong type raises
-        `APIResponseValidationError`, which says where, with `data` as its `body`.
+        What is unknown or of a wrong type goes to `extra`; but choices, text, index, finish_reason
+        of a wrong type raise `APIResponseValidationError`, which says where, with `data` as `body`.
         """
         try:
-            return _typed(cls, data)
+            return _new(cls, data)
         except APIResponseValidationError as error:
             error.body = data
             raise
@@ -94,12 +89,10 @@ class _Received(_Record):
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object: every known field, null where it is None, then `extra`, which wins."""
-        data = {name: getattr(self, name) for name in _plan(type(self))[0]}
-        for name, value in data.items():
-            if isinstance(value, _Received):
-                data[name] = value.to_dict()
-            elif name == "choices":
-                data[name] = [choice.to_dict() for choice in value]
+        fields = [(name, getattr(self, name)) for name in _plan(type(self))[0]]
+        data: Json = {n: v.to_dict() if isinstance(v, _Received) else v for n, v in fields}
+        if "choices" in data:
+            data["choices"] = [choice.to_dict() for choice in data["choices"]]
         return {**data, **self.extra}
 
     def to_json(self) -> str:
@@ -186,9 +179,8 @@ class CompletionsResponse(_Received):
 
 @dataclass(repr=False, eq=False)
 class CompletionsRequest(_Record):
-    """The parameters of a completion; `client.create(**vars(request))` sends them.
-
-    As in https://platform.openai.com/docs/api-reference/completions/create:
+    """The parameters of a completion, as in
+    https://platform.openai.com/docs/api-reference/completions/create; sent by `create(**vars(it))`.
 
     prompt             a text, several texts, the tokens of one, or the tokens of several
     model              the name of the model
@@ -233,26 +225,18 @@ class CompletionsRequest(_Record):
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object that is sent: without what is None, and with one `stop` as a list of one.
-
-        Raises `TypeError` that names an argument of a wrong type, and `ValueError` if a key of
-        `extra` is the name of a field, or `stream`.
-        """
-        data: dict[str, Any] = {}
-        for name, annotation in CompletionsRequest.__annotations__.items():
-            value = getattr(self, name)
-            if value is None and annotation.endswith("None"):
-                continue
-            if not _fits(annotation, value):
-                raise _misfit(TypeError, name, annotation, value)
-            data[name] = [value] if name == "stop" and isinstance(value, str) else value
-        extra = data.pop("extra")
-        if not {"stream", *CompletionsRequest.__annotations__}.isdisjoint(extra):
+        Raises `TypeError` or `ValueError` that names a wrong argument, or key of `extra`."""
+        fields = CompletionsRequest.__annotations__
+        for name, annotation in fields.items():
+            _check(name, annotation, getattr(self, name))
+        if not {"stream", *fields}.isdisjoint(self.extra):
             raise ValueError("extra: holds stream, or what is a parameter of its own")
-        return {**data, **extra}
+        data = {name: getattr(self, name) for name in fields if name != "extra"}
+        data["stop"] = [self.stop] if isinstance(self.stop, str) else self.stop
+        return {**{n: v for n, v in data.items() if v is not None}, **self.extra}
 
     def to_json(self) -> str:
-        """`to_dict` as JSON text, in ASCII. Raises `TypeError` or `ValueError` that names what has
-        no JSON, NaN and infinities included."""
+        """`to_dict` as JSON text. Raises also for what has no JSON, NaN and infinities included."""
         import json
 
         encode, members = json.JSONEncoder(allow_nan=False).encode, []
@@ -268,61 +252,54 @@ class CompletionsRequest(_Record):
 if _unlisted:
     del sys.modules[__name__]
 
-_DECISIVE = ("choices", "text", "index", "finish_reason")  # what the answer itself depends on
-_STR, _INT, _NUMBERS = {str}, {int}, {float, int}
-_NULLABLE, _DICTS = {float, int, type(None)}, {dict, type(None)}
-_FITS: dict[str, Callable[[Any], bool]] = {  # by an annotation without its nulls
+_NUMBERS, _NONE, _flat = {float, int}, type(None), itertools.chain.from_iterable
+# Whether a value fits, or what makes it fit: by a field, or by an annotation without its nulls.
+_FITS: dict[str, Callable[[Any], Any]] = {
+    "choices": lambda v: isinstance(v, list) and [*map(_choice, v, itertools.count())],
+    "created": lambda v: _unix_seconds(v),
+    "LogProbs": lambda v: isinstance(v, dict) and _new(LogProbs, v),
+    "Usage": lambda v: isinstance(v, dict) and _new(Usage, v),
+    "PromptTokensDetails": lambda v: isinstance(v, dict) and _new(PromptTokensDetails, v),
+    "CompletionTokensDetails": lambda v: isinstance(v, dict) and _new(CompletionTokensDetails, v),
     "bool": lambda v: isinstance(v, bool),
     "str": lambda v: isinstance(v, str),
     "int": lambda v: isinstance(v, int) and not isinstance(v, bool),
     "float": lambda v: isinstance(v, (float, int)) and not isinstance(v, bool),
     "dict[str, Any]": lambda v: isinstance(v, dict),
-    "dict[str, float]": lambda v: (
-        isinstance(v, dict) and _NUMBERS.issuperset(map(type, v.values()))
-    ),
-    "list[str]": lambda v: isinstance(v, list) and _STR.issuperset(map(type, v)),
-    "list[int]": lambda v: isinstance(v, list) and _INT.issuperset(map(type, v)),
+    "dict[str, float]": lambda v: isinstance(v, dict) and {*map(type, v.values())} <= _NUMBERS,
+    "list[str]": lambda v: isinstance(v, list) and {*map(type, v)} <= {str},
+    "list[int]": lambda v: isinstance(v, list) and {*map(type, v)} <= {int},
     "list[list[int]]": lambda v: isinstance(v, list) and all(map(_FITS["list[int]"], v)),
-    "list[float]": lambda v: isinstance(v, list) and _NULLABLE.issuperset(map(type, v)),
+    "list[float]": lambda v: isinstance(v, list) and {*map(type, v)} <= {float, int, _NONE},
     "list[dict[str, float]]": lambda v: (
         isinstance(v, list)
-        and _DICTS.issuperset(map(type, v))
+        and {*map(type, v)} <= {dict, _NONE}
         and {type(logprob) for top in v if top for logprob in top.values()} <= _NUMBERS
     ),
+    "Mapping[str, str]": lambda v: hasattr(v, "items") and all(map(_FITS["str"], _flat(v.items()))),
+    "ssl.SSLContext": lambda v: hasattr(v, "wrap_socket"),
 }
 
 
-def _fits(annotation: str, value: Any) -> bool:
-    options = annotation.replace(" | None", "").split(" | ")
-    return (value is None and annotation.endswith("None")) or any(
-        _FITS[option](value) for option in options
-    )
+def _check(name: str, annotation: str, value: Any) -> None:
+    """Raises `TypeError` that names an argument of a wrong type."""
+    if value is None and annotation.endswith("None"):
+        return
+    if not any(_FITS[kind](value) for kind in annotation.replace(" | None", "").split(" | ")):
+        raise TypeError(_misfit(name, annotation, value))
 
 
 def _read_plan(cls: Any) -> tuple[dict[str, Any], ...]:
-    """How a dataclass is read, by its annotations: the type that nearly every value of a field has;
-    what tells of any other whether it fits, or makes it fit; the defaults; and the types."""
+    """How a dataclass is read: the type that nearly every value of a field has, what tells of any
+    other whether it fits, and the defaults."""
     types = {n: item.type.replace(" | None", "") for n, item in cls.__dataclass_fields__.items()}
-    defaults = {name: getattr(cls, name, None) for name in types}
     names = [name for name in types if name not in ("extra", "request_id")]
     kinds = {name: {"str": str, "int": int}.get(types[name], object) for name in names}
-    return kinds, {name: _reader(name, types[name]) for name in names}, defaults, types
+    readers = {name: _FITS.get(name) or _FITS[types[name]] for name in names}
+    return kinds, readers, {name: getattr(cls, name, None) for name in types}
 
 
 _plan: Any = functools.lru_cache(maxsize=None)(_read_plan)
-
-
-def _reader(name: str, kind: str) -> Callable[[Any], Any]:
-    record = globals().get(kind)
-    if record:
-        return lambda value: isinstance(value, dict) and _typed(record, value)
-    return {"choices": _choices, "created": _unix_seconds}.get(name) or _FITS[kind]
-
-
-def _choices(value: Any) -> Any:
-    return isinstance(value, list) and [
-        _typed(CompletionChoice, item, place) for place, item in enumerate(value)
-    ]
 
 
 def _unix_seconds(value: Any) -> Any:
@@ -330,24 +307,26 @@ def _unix_seconds(value: Any) -> Any:
     try:
         if isinstance(value, float):
             return int(value)
-        form = r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.\d+)?(?:[Zz]|([+-]\d\d:\d\d))"
+        form = r"(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d)(?:\.\d+)?(?:[Zz]|([+-]\d\d:\d\d))"
         match: Any = re.fullmatch(form, value, re.ASCII)
-        day, clock, zone = match.groups("+00:00")
         from datetime import datetime
 
-        return int(datetime.fromisoformat(f"{day}T{clock}{zone}").timestamp())
+        return int(datetime.fromisoformat("".join(match.groups("+00:00"))).timestamp())
     except (AttributeError, OverflowError, TypeError, ValueError):
         return False
 
 
-def _typed(cls: type[T], data: Any, place: int | None = None) -> T:
+# Where a wrong type is an error, for the answer itself depends on it: what is expected.
+_DECISIVE = {"choices": "list", "text": "str", "index": "int", "finish_reason": "str"}
+
+
+def _new(cls: type[T], data: Any, place: int | None = None) -> T:
     if not isinstance(data, dict):
         path = cls.__name__ if place is None else f"choices[{place}]"
-        raise _misfit(APIResponseValidationError, path, "dict", data)
-    kinds, readers, defaults, types = _plan(cls)
-    extra: dict[str, Any] = {}
+        raise APIResponseValidationError(_misfit(path, "dict", data))
+    kinds, readers, defaults = _plan(cls)
     values = {**defaults, "index": place} if place else defaults.copy()
-    values["extra"] = extra
+    extra = values["extra"] = {}
     for name, value in data.items():
         kind = kinds.get(name)
         if type(value) is kind:
@@ -356,29 +335,28 @@ def _typed(cls: type[T], data: Any, place: int | None = None) -> T:
             extra[name] = value
         elif value is not None:
             fit = readers[name](value)
-            if fit is not False:
-                values[name] = value if fit is True else fit
-            elif name in _DECISIVE:
+            if fit is False and name in _DECISIVE:
                 path = name if place is None else f"choices[{place}].{name}"
-                raise _misfit(APIResponseValidationError, path, types[name], value)
-            else:
-                extra[name] = value
+                raise APIResponseValidationError(_misfit(path, _DECISIVE[name], value))
+            (extra if fit is False else values)[name] = value if isinstance(fit, bool) else fit
     if "choices" in kinds and values["choices"] is None:
-        raise _misfit(APIResponseValidationError, "choices", "list", None)
+        raise APIResponseValidationError(_misfit("choices", "list", None))
     new = cls.__new__(cls)
     new.__dict__ = values
     return new
 
 
-def _misfit(error: type[E], path: str, annotation: str, value: Any) -> E:
-    found = type(value).__name__
-    if isinstance(value, (list, dict)):
-        items = value if isinstance(value, list) else value.values()
-        found += f"[{' | '.join(sorted({type(item).__name__ for item in items}))}]"
-    return error(f"{path}: expected {annotation.replace(' | None', '')}, got {found}")
+_choice: Any = functools.partial(_new, CompletionChoice)
 
 
-@functools.lru_cache(maxsize=None)
+def _misfit(path: str, expected: str, value: Any) -> str:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    inside = " | ".join(sorted({type(item).__name__ for item in items}))
+    found = type(value).__name__ + (f"[{inside}]" if inside else "")
+    return f"{path}: expected {expected.replace(' | None', '')}, got {found}"
+
+
+@functools.lru_cache(maxsize=32)
 def _json_decoder() -> Callable[[str], tuple[Any, int]]:
     from json import JSONDecoder
 
@@ -401,23 +379,17 @@ def _json_value(text: str | bytes) -> Any:
 
 
 class APIError(Exception):
-    """Whatever a server or a network does wrong. Itself: an error where an answer should be.
+    """Whatever a server or a network does wrong, as `message` says in one line.
 
-    message     what happened, in one line; the text of the exception
-    code        the server's own code: text, a number or None
-    type        the server's name for this kind of error, or None
-    param       the parameter that it is about, or None
-    body        what the server sent: the JSON value, else text, else bytes
-    request_id  from the `x-request-id` header, or None
-    partial     what had arrived of a stream when it failed, merged; else None
+    Itself: an error where an answer should be.
     """
 
-    code: str | float | None = None
-    type: str | None = None
-    param: str | None = None
-    body: Any = None
-    request_id: str | None = None
-    partial: CompletionsResponse | None = None
+    code: str | float | None = None  # the server's own code: text or a number
+    type: str | None = None  # the server's name for this kind of error
+    param: str | None = None  # the parameter that it is about
+    body: Any = None  # what the server sent: the JSON value, else text, else bytes
+    request_id: str | None = None  # from the `x-request-id` header
+    partial: CompletionsResponse | None = None  # what had arrived of a stream, merged
 
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__(message)
@@ -426,48 +398,35 @@ class APIError(Exception):
 
 
 class APIStatusError(APIError):
-    """Any answer that is no 2xx; redirects are among them, for they are not followed.
-
-    status_code  the number
-    headers      those of the answer, by lower-case names
-    retry_after  how many seconds the server asks to wait, or None
-    """
+    """Any answer that is no 2xx; redirects are among them, for they are not followed."""
 
     status_code: int = 0
-    headers: dict[str, str] = {}
-    retry_after: float | None = None
+    headers: dict[str, str] = {}  # of the answer, by lower-case names
+    retry_after: float | None = None  # how many seconds the server asks to wait
 
 
-class BadRequestError(APIStatusError):
-    """A parameter is wrong."""
+class BadRequestError(APIStatusError): ...  # 400: a parameter is wrong
 
 
-class AuthenticationError(APIStatusError):
-    """The key is missing or wrong."""
+class AuthenticationError(APIStatusError): ...  # 401: the key is missing or wrong
 
 
-class PermissionDeniedError(APIStatusError):
-    """The key does not allow this."""
+class PermissionDeniedError(APIStatusError): ...  # 403: the key does not allow this
 
 
-class NotFoundError(APIStatusError):
-    """There is no such model, or no such URL."""
+class NotFoundError(APIStatusError): ...  # 404: no such model, or no such URL
 
 
-class ConflictError(APIStatusError):
-    """The request conflicts with another."""
+class ConflictError(APIStatusError): ...  # 409
 
 
-class UnprocessableEntityError(APIStatusError):
-    """A parameter is wrong, in the words of FastAPI."""
+class UnprocessableEntityError(APIStatusError): ...  # 422: a parameter is wrong, says FastAPI
 
 
-class RateLimitError(APIStatusError):
-    """Too many requests, or nothing left to pay them with."""
+class RateLimitError(APIStatusError): ...  # 429: too many requests, or nothing left to pay with
 
 
-class InternalServerError(APIStatusError):
-    """The server, or the gateway in front of it, failed: any status from 500 on."""
+class InternalServerError(APIStatusError): ...  # 500 and more: the server failed, or a gateway
 
 
 class APIResponseValidationError(APIError, ValueError):
@@ -486,16 +445,14 @@ class StreamInterruptedError(APIConnectionError):
     """A stream ended before the answer did: `partial` holds what had arrived."""
 
 
-_STATUS_ERRORS = {400: BadRequestError, 401: AuthenticationError, 403: PermissionDeniedError}
-_STATUS_ERRORS.update({404: NotFoundError, 409: ConflictError, 422: UnprocessableEntityError})
-_STATUS_ERRORS[429] = RateLimitError
+# In the order in which they are defined; the last one stands for all from 500 on.
+_STATUSES = (400, 401, 403, 404, 409, 422, 429, 500)
+_BY_STATUS: dict[int, type[APIStatusError]] = dict(zip(_STATUSES, APIStatusError.__subclasses__()))
 
 
-def _is_error(body: Any) -> bool:
-    """Whether a server reports an error where an answer should be; older vLLM has the second form."""
-    return isinstance(body, dict) and (
-        body.get("error") is not None or body.get("object") == "error"
-    )
+def _is_error(got: Any) -> bool:
+    """Whether it is an error instead of an answer; older vLLM has the second form."""
+    return isinstance(got, dict) and (got.get("error") is not None or got.get("object") == "error")
 
 
 def _json_or_raw(data: bytes) -> Any:
@@ -509,65 +466,42 @@ def _json_or_raw(data: bytes) -> Any:
 def _reason(body: Any) -> tuple[str, dict[str, Any]]:
     """What an error body says, in whichever shape, and the code, type and param that it gives."""
     details: dict[str, Any] = {}
-    while isinstance(body, (dict, list)) and body:
+    while body and isinstance(body, (dict, list)):
         if isinstance(body, list):
-            faults = list(filter(_is_fault, body))
-            body = (
-                "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in faults) or body[0]
-            )
+            try:  # FastAPI's, one fault after the other
+                body = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in body)
+            except (KeyError, TypeError, ValueError, RecursionError):
+                body = body[0]
             continue
         for name in ("error_type", "type", "param", "code"):
             value = body.get(name)
             if isinstance(value, str) or (name == "code" and type(value) in (int, float)):
                 details[name.replace("error_", "")] = value
-        inner = (body.get(name) for name in ("message", "detail", "error"))
-        body = next(
-            (found for found in inner if found and isinstance(found, (str, dict, list))), ""
-        )
-    text = body[:20_000].lstrip() if isinstance(body, str) else ""
+        body = body.get("message") or body.get("detail") or body.get("error")
+    text = body.lstrip()[:20_000] if isinstance(body, str) else ""
     if text.startswith("<"):
         title = re.search(r"<title[^<>]*>([^<]+)", text, re.IGNORECASE)
         text = title[1] if title else re.sub(r"<[^<>]*>", " ", text)
     return text, details
 
 
-def _is_fault(item: Any) -> bool:
-    """Whether an item of an error's list says what is wrong where, as FastAPI does."""
-    loc = item.get("loc") if isinstance(item, dict) else None
-    return (
-        isinstance(loc, list)
-        and {str, int}.issuperset(map(type, loc))
-        and type(item.get("msg")) is str
-    )
-
-
-def _one_line(text: str) -> str:
-    """`text` as a message can hold it: printable, on one line, cut short."""
-    shown = "".join(char if char.isprintable() else " " for char in text[:5000])
-    words = " ".join(shown.split())
-    return words if len(words) <= 500 else f"{words[:500]}..."
-
-
 def _seconds(text: str, unit: float = 1) -> float | None:
     """The wait that a `retry-after` header asks for (RFC 9110, 10.2.3), or None."""
-    try:
-        seconds = float(text) / unit
-    except ValueError:
-        import email.utils
+    from email.utils import parsedate_to_datetime
 
-        try:
-            seconds = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
-        except (IndexError, OverflowError, TypeError, ValueError):
-            return None
-    return seconds if 0 <= seconds < float("inf") else None
+    try:
+        date = ":" in text
+        wait = parsedate_to_datetime(text).timestamp() - time.time() if date else float(text) / unit
+        return wait if 0 <= wait < float("inf") else None
+    except (IndexError, OverflowError, TypeError, ValueError):
+        return None
 
 
 def _may_help(error: APIError) -> bool:
     """Whether the same request may well get another answer."""
     if not isinstance(error, APIStatusError):
-        untrusted = hasattr(error.__cause__, "verify_message")  # the certificate
-        lost = isinstance(error, APIConnectionError) and not isinstance(error, APITimeoutError)
-        return lost and not untrusted
+        lost = type(error) in (APIConnectionError, StreamInterruptedError)
+        return lost and not hasattr(error.__cause__, "verify_message")  # of the certificate
     status, verdict = error.status_code, error.headers.get("x-should-retry")
     passing = status in (408, 409, 425, 429) or (status >= 500 and status != 501)
     return verdict == "true" or (passing and verdict != "false")
@@ -577,14 +511,14 @@ def _may_help(error: APIError) -> bool:
 
 
 def _parameters_of(
-    model: Callable[Concatenate[Any, P], object], returns: str
+    model: Callable[Concatenate[Any, P], object],
 ) -> Callable[[Callable[..., R]], Callable[Concatenate[Any, P], R]]:
     """Gives a method the parameters of `model`, for type checkers, `help()` and `inspect`."""
 
     def decorate(method: Callable[..., R]) -> Callable[Concatenate[Any, P], R]:
         parameters = list(inspect.signature(model).parameters.values())
         parameters[3:] = [p.replace(kind=p.KEYWORD_ONLY) for p in parameters[3:]]
-        vars(method)["__signature__"] = inspect.Signature(parameters, return_annotation=returns)
+        vars(method)["__signature__"] = inspect.signature(method).replace(parameters=parameters)
         return method
 
     return decorate
@@ -607,9 +541,9 @@ class Client:
     ssl_context         by default `ssl.create_default_context()`
     max_response_bytes  how large an answer, or one event of a stream, may be
 
-    A client is safe to share between threads and to use after `fork`, and is a context manager. It
-    pickles with its key and without its connections. Proxies are those of `urllib.request`. Raises
-    `TypeError` or `ValueError` that names the argument and shows no key and no header.
+    May be shared between threads and used after `fork`; a context manager; pickles with its key and
+    without its connections. Proxies are those of `urllib.request`. Raises `TypeError`, `ValueError`
+    that names the argument and shows no key and no header.
     """
 
     def __init__(
@@ -625,74 +559,62 @@ class Client:
         max_response_bytes: int = 64 * 1024 * 1024,
     ) -> None:
         self._options = {name: value for name, value in vars().items() if name != "self"}
-        for name in ("timeout", "idle_timeout", "max_retries", "max_response_bytes"):
-            kind, value = "float | None" if "timeout" in name else "int", self._options[name]
-            if not _fits(kind, value):
-                raise _misfit(TypeError, name, kind, value)
-            if value is not None and not value >= (0 if kind == "int" else float("-inf")):
+        for name, value in self._options.items():
+            _check(name, Client.__init__.__annotations__[name], value)
+            least = 0 if name.startswith("max_") else float("-inf")
+            if isinstance(value, (float, int)) and not value >= least:
                 raise ValueError(f"{name}: {value} is out of range")
         self._options["base_url"], self._url, self._origin = _endpoint(base_url)
         self._shown_url = self._url.partition("?")[0]
-        key = _key("api_key", api_key) if api_key is not None else _key_of(self._origin)
-        own = _checked_headers(headers or {})
+        key, own = _key(self._origin, api_key), _checked_headers(headers)
         self._options.update(api_key=key, headers=own)
-        self._headers = {
-            "host": self._origin.partition("//")[2],
-            "user-agent": f"completions/{__version__} Python/{sys.version[: sys.version.index('.', 2)]}",
-            "content-type": "application/json",
-            **({"authorization": f"Bearer {key}"} if key else {}),
-            **own,
-        }
-        self._secrets = [word for value in own.values() for word in value.split() if len(word) > 7]
-        self._secrets += [key] if key and len(key) > 7 else []
+        private = {"authorization": f"Bearer {key}", **own} if key else own
+        self._secrets = [w for value in private.values() for w in value.split() if len(w) > 7]
+        agent = "completions/{} Python/{}.{}".format(__version__, *sys.version_info)
+        public = {"host": self._origin.partition("//")[2], "user-agent": agent}
+        self._headers = {**public, "content-type": "application/json", **private}
         self._connections = _KeepAlive(ssl_context)
-        self._openers: list[OpenerDirector] = []  # one, made at first use
+        self._opener = functools.lru_cache(maxsize=1)(functools.partial(_opener, self._connections))
 
-    @_parameters_of(CompletionsRequest.__init__, "CompletionsResponse")
+    @_parameters_of(CompletionsRequest.__init__)
     def create(self, *args: Any, **kwargs: Any) -> CompletionsResponse:
-        """The completion of a prompt. The parameters are those of `CompletionsRequest`.
+        """The completion of a prompt; the parameters are those of `CompletionsRequest`.
 
-        Raises `TypeError` or `ValueError` that names the argument for what is wrong in the call,
-        and an `APIError` for the rest: `APIStatusError` for a status that is no 2xx,
-        `APIConnectionError` where no whole answer came, its `APITimeoutError` after the timeout,
-        `APIResponseValidationError` for a 2xx that is no completion.
+        Raises `TypeError`, `ValueError` for what is wrong in the call, `APIError` for the rest:
+        `APIStatusError` for a status that is no 2xx, `APIConnectionError` for one that is cut,
+        `APITimeoutError` after the timeout, `APIResponseValidationError` for what is no completion.
         """
         return self._call(_request(args, kwargs).to_json(), self._response)
 
-    @_parameters_of(CompletionsRequest.__init__, "CompletionsStream")
+    @_parameters_of(CompletionsRequest.__init__)
     def create_stream(self, *args: Any, **kwargs: Any) -> CompletionsStream:
-        """The same piece by piece, as it is made: see `CompletionsStream`.
-
-        Takes what `create` takes, raises what `create` raises, and returns with the first event.
-        """
+        """The same, piece by piece: a `CompletionsStream`, once its first event has arrived."""
         request = _request(args, kwargs)
         body = f'{request.to_json()[:-1]}, "stream": true}}'
         batch = isinstance(request.prompt, list) and not {int}.issuperset(map(type, request.prompt))
         asked = (len(request.prompt) if batch else 1) * (request.n or 1)
         return self._call(body, functools.partial(CompletionsStream, self, asked))
 
-    @_parameters_of(__init__, "Client")
+    @_parameters_of(__init__)
     def with_options(self, *args: Any, **changes: Any) -> Client:
-        """A client that differs in the options named, which are those of `Client`.
-
-        It shares the connections, unless `ssl_context` is among them. `headers` are added to those
-        there are. To a `base_url` of another origin neither the key nor the headers go along. Cheap
-        enough for each call: `client.with_options(timeout=seconds_left).create(...)`.
+        """A client that differs in the options named; shares the connections unless `ssl_context`
+        is one of them. `headers` are added to those there are; to a `base_url` of another origin
+        neither they nor the key go along. Cheap: `client.with_options(timeout=left).create(...)`.
         """
         changes.update(zip(("api_key", "base_url"), args))
         kept = self._options
         if "base_url" in changes and _endpoint(changes["base_url"])[2] != self._origin:
             kept = {**kept, "api_key": None, "headers": {}}
-        headers = {**kept["headers"], **_checked_headers(changes.get("headers") or {})}
+        headers = {**kept["headers"], **_checked_headers(changes.get("headers"))}
         client = object.__new__(type(self))
         vars(client).update(vars(self))
         Client.__init__(client, **{**kept, **changes, "headers": headers})
         if "ssl_context" not in changes:
-            client._connections, client._openers = self._connections, self._openers
+            client._connections, client._opener = self._connections, self._opener
         return client
 
     def close(self) -> None:
-        """Closes the connections: idle ones now, others with their answers. A call makes new ones."""
+        """Closes the connections: idle ones now, others with their answers. Calls make new ones."""
         self._connections.close()
 
     def __enter__(self) -> Client:
@@ -713,52 +635,44 @@ class Client:
         attempt = 0
         while True:
             try:
-                return self._attempt(body.encode(), finish, deadline)
+                return self._try(body.encode(), finish, deadline)
             except APIError as error:
-                wait = getattr(error, "retry_after", None)
-                if wait is None:
-                    import random
+                from random import uniform
 
-                    wait = min(0.5 * 2 ** min(attempt, 4), 8) * random.uniform(0.75, 1)
-                late = wait > _LONGEST_WAIT or time.monotonic() + wait >= deadline
+                asked = getattr(error, "retry_after", None)
+                wait = 0.5 * 2 ** min(attempt, 4) * uniform(0.75, 1) if asked is None else asked
+                late = wait > min(_LONGEST_WAIT, deadline - time.monotonic())
                 if late or attempt >= self._options["max_retries"] or not _may_help(error):
                     raise
             time.sleep(wait)
             attempt += 1
 
-    def _attempt(
-        self, body: bytes, finish: Callable[[_Connection, float], R], deadline: float
-    ) -> R:
+    def _try(self, body: bytes, finish: Callable[[_Connection, float], R], deadline: float) -> R:
         from urllib.request import Request
 
         began, connection, status, request_id = time.monotonic(), None, None, None
         try:
-            if not self._openers:
-                self._openers.append(_opener(self._connections))
             request = Request(self._url, body, self._headers, method="POST")
-            connection = self._openers[0].open(request, timeout=_time_left(deadline))
+            connection = self._opener().open(request, timeout=_time_left(deadline))
             status, request_id = connection.status, connection.headers.get("x-request-id")
             request_id = request_id and self._message(request_id)
-            encoding = connection.headers.get("content-encoding", "identity")
             if not 200 <= status < 300:
                 raise self._status_error(connection)
+            encoding = connection.headers.get("content-encoding", "identity")
             if encoding != "identity":
-                data = connection.whole_body(self._options["max_response_bytes"])
                 message = self._message(f"the answer came with Content-Encoding: {encoding}")
+                data = connection.whole_body(self._options["max_response_bytes"])
                 raise APIResponseValidationError(message, body=data)
             answer, connection = connection, None  # which `finish` releases
             return finish(answer, deadline)
-        except BaseException as error:
+        except APIError as error:
+            error.request_id = request_id
+            raise
+        except _network_errors() as why:
+            raise self._failure(why, APIConnectionError, deadline, request_id=request_id) from why
+        finally:
             if connection:
                 self._connections.release(connection)
-            if isinstance(error, APIError):
-                error.request_id = request_id
-            if isinstance(error, _network_errors()):
-                failure = self._failure(error, APIConnectionError, deadline)
-                failure.request_id = request_id
-                raise failure from error
-            raise
-        finally:
             logging = sys.modules.get("logging")
             if logging:
                 facts = self._shown_url, status, time.monotonic() - began, request_id
@@ -782,107 +696,98 @@ class Client:
         return APIError(self._message(reason or "an error without a message"), body=body, **details)
 
     def _status_error(self, answer: _Connection) -> APIStatusError:
-        data = answer.error_body()
+        data, status, headers = answer.error_body(), answer.status, answer.headers
         for secret in self._secrets:
             data = data.replace(secret.encode("latin-1"), b"***")
-        body, status, headers = _json_or_raw(data), answer.status, answer.headers
+        body = _json_or_raw(data)
         reason, details = _reason(body)
         if isinstance(body, bytes):
             reason = f"{len(body)} bytes that are no text"
         elif "location" in headers:
             reason = f"redirects, which are not followed, to {headers['location']}"
         elif status == 401 and "authorization" not in self._headers:
-            names = _key_variables(self._origin) or ["COMPLETIONS_BASE_URL and COMPLETIONS_API_KEY"]
+            names = [*_keys(self._origin)] or ["COMPLETIONS_BASE_URL and COMPLETIONS_API_KEY"]
             reason += f" (no key was sent: give api_key, or set {' or '.join(names)})"
         reason = reason.strip() or data.decode("utf-8", "replace").strip() or answer.response.reason
         wait = _seconds(headers.get("retry-after-ms", ""), 1000)
-        wait = _seconds(headers.get("retry-after", ""), 1) if wait is None else wait
-        kind = _STATUS_ERRORS.get(status, InternalServerError if status >= 500 else APIStatusError)
-        message = self._message(f"HTTP {status}: {reason}")
+        wait = _seconds(headers.get("retry-after", "")) if wait is None else wait
+        kind = _BY_STATUS.get(min(status, 500), APIStatusError)
         details.update(status_code=status, headers=headers, retry_after=wait, body=body)
-        return kind(message, **details)
+        return kind(self._message(f"HTTP {status}: {reason}"), **details)
 
-    def _failure(self, error: BaseException, kind: type[APIError], *deadlines: float) -> APIError:
-        """The error of ours for what broke; after a deadline that is the timeout, whatever it was."""
-        for name, deadline in zip(("timeout", "idle_timeout"), deadlines):
-            if time.monotonic() >= deadline:
+    def _failure(self, error: Any, kind: type[APIError], *ends: float, **more: Any) -> APIError:
+        """The error of ours for what broke; after a deadline, that of its timeout."""
+        for name, end in zip(("timeout", "idle_timeout"), ends):
+            if _is_past(end):
                 limit = f"the {name} of {self._options[name]} s"
-                return APITimeoutError(f"POST {self._shown_url}: not answered within {limit}")
-        return kind(self._message(f"POST {self._shown_url}: {type(error).__name__}: {error}"))
+                return APITimeoutError(f"POST {self._shown_url}: no answer within {limit}", **more)
+        text = f"POST {self._shown_url}: {type(error).__name__}: {error}"
+        return kind(self._message(text), **more)
 
     def _message(self, text: str) -> str:
+        """`text` as a message can hold it: without secrets, printable, on one line, cut short."""
         for secret in self._secrets:
             text = text.replace(secret, "***")
-        return _one_line(text)
+        shown = "".join(char if char.isprintable() else " " for char in text[:5000])
+        words = " ".join(shown.split())
+        return words if len(words) <= 500 else f"{words[:500]}..."
 
 
 def _endpoint(base_url: str | None) -> tuple[str, str, str]:
     """The base URL, the URL of the endpoint, and its origin."""
     if base_url is None:
         base_url = os.environ.get("COMPLETIONS_BASE_URL") or "https://api.atoma.network/v1"
-    if not isinstance(base_url, str):
-        raise _misfit(TypeError, "base_url", "str", base_url)
-    host_port = r"(\[[\da-fA-F:.]+\]|[^\0-,/:-@\[-^`{-\x9f]+)(?::(\d{1,5}))?"
+    _check("base_url", "str", base_url)
+    host_port = r"(\[[\da-fA-F:.]+\]|[^\0-,/:-@\[-^`{-\x9f]+)((?::\d{1,5})?)"
     form = rf"(https?)://{host_port}((?:/[!-\"$->@-~]*)?)(\?[!-\"$-~]*)?"
     match: Any = re.fullmatch(form, base_url.strip(), re.IGNORECASE | re.ASCII)
     try:
         scheme, host, port, path, query = match.groups("")
-        scheme, host = scheme.lower(), host.lower().encode("ascii" if host.isascii() else "idna")
-        if int(port or 0) > 65535:
+        host = host.lower().encode("ascii" if host.isascii() else "idna").decode()
+        if int(port[1:] or 0) > 65535:
             raise ValueError
     except (AttributeError, ValueError):
         rule = "http:// or https://, a host, and perhaps a port, a path and a query, all in ASCII"
         raise ValueError(f"base_url: expected {rule}, without a user or password") from None
-    default_port = {"http": "80", "https": "443"}[scheme]
-    origin = f"{scheme}://{host.decode()}" + (f":{port}" if port not in ("", default_port) else "")
+    origin = re.sub("^(http:.*):80$|^(https:.*):443$", r"\1\2", f"{scheme.lower()}://{host}{port}")
     return base_url.strip(), f"{origin}{path.rstrip('/')}/completions{query}", origin
 
 
-def _key_variables(origin: str) -> list[str]:
-    """The environment variables in which the key of an origin is looked up."""
-    official = {"ATOMASDK_BEARER_AUTH": "https://api.atoma.network"}
-    official["OPENAI_API_KEY"] = "https://api.openai.com"
-    names = [name for name, its_origin in official.items() if its_origin == origin]
+def _keys(origin: str) -> dict[str, str]:
+    """The environment variables for the key of an origin, and what they hold."""
+    hosts = {"ATOMASDK_BEARER_AUTH": "api.atoma.network", "OPENAI_API_KEY": "api.openai.com"}
+    names = [name for name, host in hosts.items() if origin == f"https://{host}"]
     try:
-        own = os.environ.get("COMPLETIONS_BASE_URL") and _endpoint(None)[2]
-    except ValueError:  # which this client has no use for
-        own = None
-    return ["COMPLETIONS_API_KEY", *names] if own == origin else names
+        if _endpoint(os.environ.get("COMPLETIONS_BASE_URL", ""))[2] == origin:
+            names.insert(0, "COMPLETIONS_API_KEY")
+    except ValueError:  # not set, or not to a URL
+        pass
+    return {name: os.environ.get(name, "").strip() for name in names}
 
 
-def _key_of(origin: str) -> str | None:
-    names = [name for name in _key_variables(origin) if os.environ.get(name, "").strip()]
-    return _key(names[0], os.environ[names[0]]) if names else None
+def _key(origin: str, given: str | None) -> str | None:
+    keys = _keys(origin) if given is None else {"api_key": given.strip()}
+    key = next((key for key in keys.values() if key or given is not None), None)
+    if key is not None and not re.fullmatch(r"[!-~]+", key):
+        names = " or ".join(keys)
+        raise ValueError(f"{names}: a key is ASCII without spaces; this one (not shown) is not")
+    return key
 
 
-def _key(name: str, key: str) -> str:
-    if not isinstance(key, str):
-        raise _misfit(TypeError, name, "str", key)
-    if not re.fullmatch(r"[!-~]+", key.strip()):
-        raise ValueError(f"{name}: a key is ASCII without spaces; this one (not shown) is not")
-    return key.strip()
-
-
-def _checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
+def _checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     """The headers by lower-case names; `http.client` would quote one that cannot be sent."""
-    words = [*headers, *headers.values()] if hasattr(headers, "values") else [None]
-    if not all(isinstance(word, str) for word in words):
-        raise TypeError("headers: expected a dict of str to str")
-    for name, value in headers.items():
-        token, plain = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", r"[\t -~\xa0-\xff]*"
-        framing = name.lower() in ("content-length", "transfer-encoding")
-        if framing or not re.fullmatch(token, name) or not re.fullmatch(plain, value):
-            raise ValueError(
-                "headers: one (not shown) cannot be sent, or is not for a caller to set"
-            )
-    return {name.lower(): value.strip() for name, value in headers.items()}
+    _check("headers", "Mapping[str, str] | None", headers)
+    fields = [(name.lower(), value) for name, value in (headers or {}).items()]
+    form = r"(?!content-length\n|transfer-encoding\n)[!#$%&'*+.^_`|~0-9a-z-]+\n[\t -~\xa0-\xff]*"
+    if not all(re.fullmatch(form, f"{name}\n{value}") for name, value in fields):
+        raise ValueError("headers: one (not shown) cannot be sent, or is not for a caller to set")
+    return {name: value.strip() for name, value in fields}
 
 
 def _request(args: tuple[Any, ...], arguments: dict[str, Any]) -> CompletionsRequest:
-    if "stream" in arguments:
-        raise TypeError("stream: call create_stream instead")
     for name in arguments.keys() - CompletionsRequest.__annotations__.keys():
-        raise TypeError(f"{name}: no parameter; what only some servers take goes in extra={{...}}")
+        hint = "what only some servers take goes in extra={...}"
+        raise TypeError(f"{name}: {'call create_stream instead' if name == 'stream' else hint}")
     if len(args) > 2:
         raise TypeError("only prompt and model may come by position")
     return CompletionsRequest(*args, **arguments)
@@ -899,9 +804,7 @@ def _of_default_client(method: Callable[Concatenate[Any, P], R]) -> Callable[P, 
         client = _default.get("client") or _default.setdefault("client", Client())
         return method(client, *args, **kwargs)
 
-    signature = inspect.signature(method)
-    parameters = list(signature.parameters.values())[1:]
-    vars(function)["__signature__"] = signature.replace(parameters=parameters)
+    vars(function)["__signature__"] = inspect.signature(functools.partial(method, None))
     return function
 
 
@@ -926,29 +829,48 @@ class CompletionsStream:
     closes its connection, so that the server stops. A stream belongs to one thread at a time.
     """
 
-    def __init__(
-        self, client: Client, asked: int, connection: _Connection, deadline: float
-    ) -> None:
-        self.request_id = connection.headers.get("x-request-id")
+    def __init__(self, client: Client, asked: int, answer: _Connection, deadline: float) -> None:
+        self.request_id = answer.headers.get("x-request-id")
         self._client, self._asked, self._deadline = client, asked, deadline
-        self._idle_timeout = client._options["idle_timeout"]
-        self._connection: _Connection | None = connection
-        self._events = _events(connection, client._options["max_response_bytes"])
-        self._top: dict[str, Any] = {}
-        self._settled = {"choices"}  # the names whose value stays
-        self._choices: dict[int, _Merged] = {}
-        self._finished: set[int] = set()
+        self._connection: _Connection | None = answer
+        self._events = _events(answer, client._options["max_response_bytes"])
+        self._top, self._settled = Json(), Json()  # settled: where the first value counts
+        self._choices: dict[int, Json] = {}
+        self._logprobs: dict[int, Json] = {}
         self._error: APIError | None = None
-        self._first = self._read()
+        self._first: CompletionsResponse | None = None
+        self._first = next(self, None)
 
     def __iter__(self) -> CompletionsStream:
         return self
 
     def __next__(self) -> CompletionsResponse:
-        chunk, self._first = self._first or self._read(), None
-        if chunk is None:
-            raise StopIteration
-        return chunk
+        if self._first:
+            chunk, self._first = self._first, None
+            return chunk
+        if not self._connection:
+            raise copy.copy(self._error) if self._error else StopIteration
+        wire, idle_timeout = self._connection.wire, self._client._options["idle_timeout"]
+        try:
+            _time_left(self._deadline)
+            if idle_timeout is not None:
+                wire.deadline = min(self._deadline, _deadline(idle_timeout))
+            for kind, data in self._events:
+                if data != b"null":  # with which llama.cpp begins
+                    return self._chunk(kind, data)
+            if not self._connection.done and not self._is_whole():
+                raise ConnectionError("the connection ended before the answer did")
+        except APIError as error:
+            raise self._failed(error)
+        except _network_errors() as why:
+            if _is_past(wire.deadline) or not self._is_whole():
+                failure = functools.partial(self._client._failure, why, StreamInterruptedError)
+                raise self._failed(failure(self._deadline, wire.deadline)) from why
+        except BaseException as why:
+            self._failed(StreamInterruptedError(f"interrupted by {type(why).__name__}"))
+            raise
+        self.close()
+        raise StopIteration
 
     @property
     def response(self) -> CompletionsResponse:
@@ -958,8 +880,11 @@ class CompletionsStream:
         choice, texts and lists are joined, also in its log-probs. Anything else is the last that is
         not null. Made anew each time, at the cost of all the text.
         """
-        choices = [{**self._choices[i].plain(), "index": i} for i in sorted(self._choices)]
-        response = CompletionsResponse.from_dict({**self._top, "choices": choices})
+        choices = {i: {**_plain(self._choices[i]), "index": i} for i in sorted(self._choices)}
+        for i, logprobs in self._logprobs.items():
+            choices[i]["logprobs"] = _plain(logprobs)
+        data = {**self._top, **self._settled, "choices": [*choices.values()]}
+        response = CompletionsResponse.from_dict(data)
         response.request_id = self.request_id
         return response
 
@@ -975,37 +900,11 @@ class CompletionsStream:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _read(self) -> CompletionsResponse | None:
-        """The next chunk; None at the end."""
-        if self._error:
-            raise self._error
-        if not self._connection:
-            return None
-        wire = self._connection.wire
-        try:
-            _time_left(self._deadline)
-            if self._idle_timeout is not None:
-                wire.deadline = min(self._deadline, _deadline(self._idle_timeout))
-            for kind, data in self._events:
-                return self._chunk(kind, data)
-            if not self._connection.done and not self._is_whole():
-                raise ConnectionError("the connection ended before the answer did")
-        except BaseException as error:
-            late = time.monotonic() >= wire.deadline
-            if isinstance(error, _network_errors()) and (late or not self._is_whole()):
-                deadlines = self._deadline, wire.deadline
-                self._error = self._client._failure(error, StreamInterruptedError, *deadlines)
-                self._error.__cause__ = error
-            elif isinstance(error, APIError):
-                self._error = error
-            elif not isinstance(error, _network_errors()):
-                self.close()
-                raise
+    def _failed(self, error: APIError) -> APIError:
         self.close()
-        if self._error:
-            self._error.partial, self._error.request_id = self.response, self.request_id
-            raise self._error
-        return None
+        error.partial, error.request_id = self.response, self.request_id
+        self._error = copy.copy(error)  # not itself, whose traceback refers to this stream
+        return error
 
     def _chunk(self, kind: bytes, data: bytes) -> CompletionsResponse:
         """The chunk that an event holds, once it is merged into what came before."""
@@ -1016,83 +915,82 @@ class CompletionsStream:
             body["choices"] = []
         chunk = CompletionsResponse.from_dict(body)
         chunk.request_id = self.request_id
+        settled = self._settled
         for name, value in body.items():
-            if value is not None and name not in self._settled:
-                self._top[name] = value
-                if value and name in ("id", "object", "created", "model"):
-                    self._settled.add(name)
+            if value is not None and name not in settled:
+                first = value and name in ("id", "object", "created", "model")
+                (settled if first else self._top)[name] = value
         for choice, part in zip(chunk.choices, body["choices"]):
-            if choice.index not in self._choices:
-                self._choices[choice.index] = _Merged()
-            self._choices[choice.index].add(part)
-            if choice.finish_reason:
-                self._finished.add(choice.index)
+            _merge(self._choices.setdefault(choice.index, {}), part)
+            if choice.logprobs:
+                _merge(self._logprobs.setdefault(choice.index, {}), part["logprobs"])
         return chunk
 
     def _is_whole(self) -> bool:
         """Whether all the choices that were asked for, and all that came, are finished."""
-        return self._asked <= len(self._finished) == len(self._choices)
+        finished = [choice for choice in self._choices.values() if choice.get("finish_reason")]
+        return self._asked <= len(finished) == len(self._choices)
 
 
-class _Merged(Json):
-    """JSON objects merged into one: texts and lists joined, of anything else the last."""
+_JOINED: dict[type, Any] = {str: (io.StringIO, io.StringIO.write), list: (list, list.extend)}
+_COPIES: dict[type, Any] = {io.StringIO: io.StringIO.getvalue, list: list.copy}
 
-    def add(self, part: dict[str, Any], nested: str = "logprobs") -> None:
-        for name, value in part.items():
-            if value is None:
-                continue
-            before, kind = self.get(name), type(value)
-            if kind is str and name != "finish_reason":
-                if type(before) is not io.StringIO:
-                    before = self[name] = io.StringIO()
-                before.write(value)
-            elif kind is list:
-                self[name] = before if type(before) is list else []
-                self[name] += value
-            elif kind is dict and name == nested:
-                self[name] = before if type(before) is _Merged else _Merged()
-                self[name].add(value, "")
-            else:
-                self[name] = value
 
-    def plain(self) -> dict[str, Any]:
-        """A JSON object that does not change any more."""
-        plain = dict(self)
-        for name, value in self.items():
-            if isinstance(value, (io.StringIO, _Merged)):
-                plain[name] = value.getvalue() if isinstance(value, io.StringIO) else value.plain()
-            elif isinstance(value, list):
-                plain[name] = value.copy()
-        return plain
+def _merge(whole: Json, part: Json) -> None:
+    """Adds a JSON object to what came before: texts and lists are joined, else the last counts."""
+    for name, value in part.items():
+        if value is None:
+            continue
+        make, join = _JOINED.get(type(value), (None, None))
+        if make and name != "finish_reason":
+            if type(whole.get(name)) is not make:
+                whole[name] = make()
+            join(whole[name], value)
+        else:
+            whole[name] = value
+
+
+def _plain(merged: Json) -> Json:
+    """A JSON object that does not change any more."""
+    return {name: _COPIES.get(type(value), lambda v: v)(value) for name, value in merged.items()}
 
 
 def _events(connection: _Connection, limit: int) -> Iterator[tuple[bytes, bytes]]:
     """The type and the data of each server-sent event of a body, as in
     https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation.
     A body that is plain JSON, or HTML, comes as one event of type `plain`."""
-    bom, blank = b"\xef\xbb\xbf", b"\xef\xbb\xbf \t\r\n"
-    piece = more = connection.piece()
-    while more and (len(piece) < 3 or not piece.strip(blank)) and len(piece) <= limit:
-        more = connection.piece()
-        piece += more
+    bom, blank, (lf, cr) = b"\xef\xbb\xbf", b"\xef\xbb\xbf \t\r\n", b"\n\r"
+    piece = b""
+    while not (connection.over or piece.strip(blank) or len(piece) > limit):
+        piece += connection.piece()
     if piece.strip(blank)[:1] in (b"{", b"[", b"<"):
-        body = connection.whole_body(limit, piece)
+        yield b"plain", connection.whole_body(limit, piece)
         connection.done = True
-        yield b"plain", body
         return
     piece = piece[3:] if piece.startswith(bom) else piece
-    line, after_cr, kind = bytearray(), False, b""
+    line: Any = b""  # this and data are a bytearray once they grow, else copying would cost most
     data: Any = b""
+    kind, after_cr = b"", False
     while piece:
-        line += piece[1:] if after_cr and piece[:1] == b"\n" else piece
-        after_cr, lines = piece[-1:] == b"\r", []
-        if b"\n" in piece or b"\r" in piece:
-            lines = bytes(line).splitlines(True)  # of bytes: at LF, CR and CRLF only
-            line.clear()
-            if lines and lines[-1][-1:] not in (b"\r", b"\n"):
-                line += lines.pop()
+        if after_cr or cr in piece:
+            piece, after_cr = piece[after_cr and piece[:1] == b"\n" :], piece[-1:] == b"\r"
+            piece = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if lf in piece:
+            *lines, line = (line + piece).split(b"\n")
+        else:
+            line = bytearray(line) if type(line) is bytes else line
+            line += piece
+            lines = []
         for text in lines:
-            if text in (b"\n", b"\r", b"\r\n"):
+            name, _, value = text.partition(b":")
+            value = value[1:] if value[:1] == b" " else value
+            if name in (b"data", b"error"):  # llama.cpp once sent errors in a field of theirs
+                kind = kind if name == b"data" else b"error"
+                data = bytearray(data) if data and type(data) is bytes else data
+                data += b"\n" + value if data else value
+            elif name == b"event":
+                kind = value
+            elif not text:
                 if len(data) > limit:
                     raise _too_large("an event", limit)
                 if data[:6] == b"[DONE]":
@@ -1100,18 +998,7 @@ def _events(connection: _Connection, limit: int) -> Iterator[tuple[bytes, bytes]
                     return
                 if data or kind == b"error":
                     yield kind, bytes(data)
-                kind, data = b"", b""
-                continue
-            name, _, value = text.rstrip(b"\r\n").partition(b":")
-            value = value[1:] if value[:1] == b" " else value
-            if name == b"event":
-                kind = value
-            elif name in (b"data", b"error"):  # llama.cpp once sent errors in a field of theirs
-                kind = b"error" if name == b"error" else kind
-                if data:
-                    data = data if type(data) is bytearray else bytearray(data)
-                    data += b"\n"
-                data += value
+                kind = data = b""
         if len(line) + len(data) > limit:
             raise _too_large("an event", limit)
         piece = connection.piece()
@@ -1129,8 +1016,7 @@ _CONNECT_SECONDS = 10
 _ERROR_SECONDS, _ERROR_BYTES = 5, 1024 * 1024  # to read of the body of an error
 _IDLE_SECONDS, _IDLE_CONNECTIONS = 60, 32  # to keep
 _LONGEST_WAIT = 120  # seconds between two tries
-_TCP_OPTIONS = {"TCP_NODELAY": 1, "TCP_KEEPINTVL": 60, "TCP_KEEPCNT": 5}
-_TCP_OPTIONS.update(TCP_KEEPIDLE=60, TCP_KEEPALIVE=60)  # two names: the second is macOS's
+_TCP_OPTIONS = {"NODELAY": 1, "KEEPIDLE": 60, "KEEPALIVE": 60, "KEEPINTVL": 60, "KEEPCNT": 5}
 
 
 def _network_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
@@ -1146,6 +1032,10 @@ def _deadline(seconds: float | None) -> float:
     return time.monotonic() + max(seconds, 0)
 
 
+def _is_past(deadline: float) -> bool:
+    return time.monotonic() > deadline - 0.01  # PyPy's sockets wake up a little early
+
+
 def _time_left(deadline: float) -> float | None:
     """Seconds until a deadline, as sockets take them; raises `TimeoutError` when it has passed."""
     left = deadline - time.monotonic()
@@ -1159,9 +1049,7 @@ class _Socket(io.RawIOBase):
 
     def __init__(self, sock: socket.socket, deadline: float) -> None:
         self.sock, self.deadline = sock, deadline
-        self.ended = False  # the other side has closed
-        self.received = False  # something, since this was reset
-        self.blocked: tuple[type[OSError], ...] = (BlockingIOError,)
+        self.received = self.ended = False  # something, since it was reset; all there will be
 
     def readable(self) -> bool:
         return True
@@ -1169,16 +1057,19 @@ class _Socket(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         self.sock.settimeout(0 if self.deadline == _NOW else _time_left(self.deadline))
         size = self.sock.recv_into(buffer)
-        self.ended, self.received = not size, self.received or size > 0
+        self.received, self.ended = self.received or size > 0, not size
         return size
 
     def close(self) -> None:
         self.sock.close()
-        super().close()
 
 
 class _Reader(io.BufferedReader):
-    """What `http.client` reads from; its closing is ignored, so that the connection can be kept."""
+    """What `http.client` takes for a socket and reads from; it cannot close it, so that the
+    connection can be kept."""
+
+    def makefile(self, _: str) -> _Reader:
+        return self
 
     def close(self) -> None:
         pass
@@ -1187,92 +1078,64 @@ class _Reader(io.BufferedReader):
 
 
 class _Connection:
-    """A connection and the exchange that is going on over it.
-
-    To `http.client` it is the socket; what that writes is collected, to leave in one piece.
-    """
+    """A connection and the exchange that is going on over it."""
 
     response: HTTPResponse
 
     def __init__(self, wire: _Socket, key: tuple[Any, ...]) -> None:
-        self.wire, self.reader = wire, _Reader(wire, 65536)
-        self.key, self.idle_since = key, 0.0
-        self.outgoing: list[bytes] = []
-        self.sendall = self.outgoing.append
-
-    def makefile(self, _: str) -> _Reader:
-        return self.reader
-
-    def close(self) -> None:
-        pass
+        self.wire, self.reader, self.key = wire, _Reader(wire, 65536), key
+        self.over = True  # no body is being read
 
     def ask(self, deadline: float, *request: Any) -> _Connection:
         """Sends a request (method, target, body, headers) and reads the answer up to its body."""
         from http.client import HTTPConnection
 
-        self.wire.deadline, self.wire.received = deadline, False
-        client = HTTPConnection("in.the.headers")
-        client.sock = self
+        parts: list[bytes] = []
+        client, self.wire.received = HTTPConnection("in.the.headers"), False
+        client.sock, vars(client)["send"] = self.reader, parts.append
         try:
             client.request(*request)
             try:
-                sent = self.send()
-            except OSError as error:  # the server's answer may be there all the same
-                sent, self.wire.deadline = False, min(deadline, time.monotonic() + 1)
-                try:
-                    self.response = client.getresponse()
-                except _network_errors():
-                    raise error
-            else:
-                self.response = client.getresponse()
+                sent = self.send(memoryview(b"".join(parts)), deadline)
+            except OSError:  # the server's answer may be there all the same
+                sent = False
+            self.wire.deadline = deadline
+            self.response = client.getresponse()
             if self.wire.ended:
                 raise ConnectionError("the connection ended in the middle of the headers")
         except BaseException:
             self.wire.close()
             raise
-        self.wire.deadline = deadline
         self.status = self.response.status
         self.headers = {name.lower(): value for name, value in self.response.getheaders()}
         self.left = self.response.length  # None for a chunked body, and one that the end ends
         self.reusable = sent and not self.response.will_close and self.status >= 200
-        self.over = False  # the body has been read to its end
-        self.done = False  # the answer is whole, though its last bytes may not have come
+        self.over = self.done = False  # done: the answer is whole, its last bytes may be to come
         self.body = io.BytesIO()
         return self
 
-    def send(self) -> bool:
-        """Sends what was collected; stops, and returns False, if the answer is there before."""
+    def send(self, data: memoryview, deadline: float) -> bool:
+        """Sends in one piece; stops, and returns False, if something comes back before its end."""
         import socket
 
-        data, deadline = memoryview(b"".join(self.outgoing)), self.wire.deadline
-        self.outgoing.clear()
         while data:
             self.wire.sock.settimeout(min(_time_left(deadline) or 0.1, 0.1))
             try:
                 data = data[self.wire.sock.send(data[:65536]) :]
             except socket.timeout:
                 pass
-            self.wire.deadline = _NOW
-            try:
-                if data and self.reader.peek(1):
-                    return False
-            except self.wire.blocked:
-                pass
-            self.wire.deadline = deadline
+            if data and not self.is_quiet():
+                return False
         return True
 
     def piece(self) -> bytes:
-        """The next piece of the body; b"" at its end. Raises `IncompleteRead` if it was cut."""
-        if self.left is None:
-            piece = self.response.read1(65536)
-        else:
-            piece = self.reader.read1(min(self.left, 65536)) if self.left else b""
-            self.left -= len(piece)
-            if self.left and not piece:
-                from http.client import IncompleteRead
-
-                raise IncompleteRead(b"", self.left)
+        """The next piece of the body; b"" at its end. Raises `ConnectionError` if it was cut."""
+        piece = self.response.read1(65536 if self.left is None else min(self.left, 65536))
         self.over = not piece
+        if self.left:
+            self.left -= len(piece)
+            if self.over:
+                raise ConnectionError("the connection ended before the answer did")
         return piece
 
     def whole_body(self, limit: int, start: bytes = b"") -> bytes:
@@ -1295,130 +1158,106 @@ class _Connection:
 
     def is_quiet(self) -> bool:
         """Whether the body is at its end, and nothing follows, without waiting for it."""
-        self.wire.deadline, over = _NOW, False
+        self.wire.deadline = _NOW
         try:
-            over = not self.piece()
+            if not self.over:
+                self.piece()
             self.reader.peek(1)
-        except self.wire.blocked:
-            return over
-        except _network_errors():
-            pass
+        except _network_errors() as error:  # by name, for ssl may not have been imported
+            return self.over and type(error).__name__ in ("BlockingIOError", "SSLWantReadError")
         return False
 
 
 class _KeepAlive:
     """The handler with which `urllib.request` opens http and https: it keeps connections."""
 
-    handler_order = 500
-
     def __init__(self, context: ssl.SSLContext | None) -> None:
-        self.context = context
-        self.idle: list[_Connection] = []
-        self.closed = False
-
-    def __lt__(self, other: Any) -> bool:
-        return bool(self.handler_order < other.handler_order)
+        self.context, self.room = context, _IDLE_CONNECTIONS
+        self.idle: dict[_Connection, float] = {}  # since when
 
     def add_parent(self, _: OpenerDirector) -> None:
         pass
 
     def http_open(self, request: Request) -> _Connection:
         """A connection on which the answer has begun, a kept one where there is one."""
-        if request.type == "https" and not self.context:
-            import ssl
-
-            self.context = ssl.create_default_context()
-            self.context.set_alpn_protocols(["http/1.1"])
-        deadline = _deadline(request.timeout)
+        began, deadline = time.monotonic(), _deadline(request.timeout)
         tunnel = getattr(request, "_tunnel_host", None)  # to the server: `host` is its proxy
         headers = dict(request.header_items())
         credentials = headers.pop("Proxy-authorization", None) if tunnel else None
-        context = self.context if request.type == "https" else None
-        key = os.getpid(), context, request.host, tunnel, credentials
+        key = os.getpid(), request.type, request.host, tunnel, credentials
         post = request.get_method(), request.selector, request.data, headers
-        began, connection = time.monotonic(), self.kept(key)
+        connection = self.kept(key)
         if connection:
             try:
                 return connection.ask(deadline, *post)
             except _network_errors():
                 if connection.wire.received or time.monotonic() >= min(began + 1, deadline):
                     raise
-        return _connected(key, deadline).ask(deadline, *post)
+        return self.connected(key, deadline).ask(deadline, *post)
 
     https_open = http_open
 
     def kept(self, key: tuple[Any, ...]) -> _Connection | None:
-        """An idle connection that is still good; those too old, or another process's, are closed."""
-        for connection in self.idle[::-1]:
-            young = time.monotonic() - connection.idle_since < _IDLE_SECONDS
-            usable = young and connection.key[0] == key[0]
-            if usable and connection.key != key:
-                continue
-            try:
-                self.idle.remove(connection)
-            except ValueError:  # another thread took it
-                continue
-            if usable and connection.is_quiet():
-                return connection
-            connection.wire.close()
+        """An idle connection that is still good; the too old, and another process's, are closed."""
+        for connection in list(self.idle)[::-1]:
+            age = time.monotonic() - self.idle.get(connection, _NOW)
+            dead = age >= _IDLE_SECONDS or connection.key[0] != key[0]
+            if (dead or connection.key == key) and self.idle.pop(connection, None):
+                if not dead and connection.is_quiet():
+                    return connection
+                connection.wire.close()
         return None
 
     def release(self, connection: _Connection) -> None:
         """Keeps a connection whose answer was read to its end, and closes any other."""
-        if not (connection.reusable and (connection.over or connection.done)) or self.closed:
+        whole = connection.reusable and (connection.over or connection.done)
+        if whole and len(self.idle) < self.room:
+            self.idle[connection] = time.monotonic()
+        else:
             connection.wire.close()
-            return
-        connection.idle_since = time.monotonic()
-        self.idle.append(connection)
-        if len(self.idle) > _IDLE_CONNECTIONS:
-            self.idle.pop(0).wire.close()
 
     def close(self) -> None:
-        self.closed = True
+        self.room = 0
         while self.idle:
-            self.idle.pop().wire.close()
+            self.idle.popitem()[0].wire.close()
 
+    def connected(self, key: tuple[Any, ...], deadline: float) -> _Connection:
+        """A new connection, through a proxy's tunnel and with TLS where they are called for."""
+        from urllib.parse import urlsplit
 
-def _connected(key: tuple[Any, ...], deadline: float) -> _Connection:
-    """A new connection, through a proxy's tunnel and with TLS where they are called for."""
-    from urllib.parse import urlsplit
+        _, scheme, host, tunnel, credentials = key
+        limit = min(deadline, time.monotonic() + _CONNECT_SECONDS)
+        wire, target = None, urlsplit(f"//{host}")
+        try:
+            port = target.port or (443 if scheme == "https" and not tunnel else 80)
+            wire = _Socket(_connected_socket(target.hostname or "", port, limit), limit)
+            if tunnel:
+                target = urlsplit(f"//{tunnel}")
+                place = tunnel if target.port else f"{tunnel}:443"
+                headers = {"Host": place}
+                if credentials:
+                    headers["Proxy-Authorization"] = credentials
+                said = _Connection(wire, key).ask(limit, "CONNECT", place, None, headers).response
+                if said.status != 200:
+                    raise ConnectionError(
+                        f"no tunnel by the proxy: HTTP {said.status} {said.reason}"
+                    )
+            if scheme == "https":
+                import ssl
 
-    _, context, host, tunnel, credentials = key
-    limit = min(deadline, time.monotonic() + _CONNECT_SECONDS)
-    connection, target = None, urlsplit(f"//{host}")
-    try:
-        port = target.port or (443 if context and not tunnel else 80)
-        wire = _Socket(_connected_socket(target.hostname or "", port, limit), limit)
-        connection = _Connection(wire, key)
-        if tunnel:
-            target = urlsplit(f"//{tunnel}")
-            place = tunnel if target.port else f"{tunnel}:443"
-            headers = {
-                "Host": place,
-                **({"Proxy-Authorization": credentials} if credentials else {}),
-            }
-            connection.ask(limit, "CONNECT", place, None, headers)
-            if connection.status != 200:
-                reason = f"HTTP {connection.status} {connection.response.reason}"
-                raise ConnectionError(f"the proxy opens no tunnel: {reason}")
-            connection = _Connection(wire, key)  # without what came in the clear
-        if context:
-            import ssl
-
-            name = (target.hostname or "").encode("ascii")  # a str would load the codec for IDNA
-            tls = context.wrap_socket(
-                wire.sock, server_hostname=name, do_handshake_on_connect=False
-            )
-            wire.sock, wire.blocked = tls, (ssl.SSLWantReadError, ssl.SSLWantWriteError)
-            tls.settimeout(_time_left(limit))
-            tls.do_handshake()
-        return connection
-    except BaseException as error:
-        if connection:
-            connection.wire.close()
-        if isinstance(error, OSError) and time.monotonic() >= limit:
-            raise ConnectionError(f"no connection within {_CONNECT_SECONDS} s") from error
-        raise
+                if not self.context:
+                    self.context = ssl.create_default_context()
+                    self.context.set_alpn_protocols(["http/1.1"])
+                name = (target.hostname or "").encode("ascii")  # a str would load a codec for IDNA
+                wire.sock.settimeout(_time_left(limit))
+                wire.sock = self.context.wrap_socket(wire.sock, server_hostname=name)
+            return _Connection(wire, key)  # without what a proxy sent in the clear
+        except BaseException as error:
+            if wire:
+                wire.close()
+            if isinstance(error, OSError) and time.monotonic() >= limit:
+                raise ConnectionError(f"no connection within {_CONNECT_SECONDS} s") from error
+            raise
 
 
 def _connected_socket(host: str, port: int, deadline: float) -> socket.socket:
@@ -1433,8 +1272,8 @@ def _connected_socket(host: str, port: int, deadline: float) -> socket.socket:
             sock.connect(address)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             for name, value in _TCP_OPTIONS.items():
-                if hasattr(socket, name):
-                    sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+                if hasattr(socket, f"TCP_{name}"):
+                    sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_{name}"), value)
             return sock
         except BaseException as error:
             sock.close()
@@ -1444,14 +1283,15 @@ def _connected_socket(host: str, port: int, deadline: float) -> socket.socket:
 
 
 def _opener(handler: Any) -> OpenerDirector:
-    """An opener for http and https, through the proxies of the environment, and for nothing else."""
-    from urllib.request import OpenerDirector, ProxyHandler, getproxies
+    """An opener for http and https, through the environment's proxies, and for nothing else."""
+    from urllib.request import OpenerDirector, ProxyHandler
 
-    opener = OpenerDirector()
+    opener, proxies = OpenerDirector(), ProxyHandler()
     opener.add_handler(handler)
-    proxies = getproxies()
-    if proxies:  # for it makes a cycle of references, and a client is to vanish with its last one
-        opener.add_handler(ProxyHandler(proxies))
+    opener.add_handler(proxies)
+    vars(proxies)["parent"] = weakref.proxy(
+        opener
+    )  # no cycle: a client goes with its last reference
     return opener
 
 
@@ -1459,8 +1299,8 @@ def _opener(handler: Any) -> OpenerDirector:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command line, and returns its exit code: 0; 1 if the request failed, with one line on
-    standard error; 2 for wrong usage; 130 for Ctrl-C. A closed pipe is no error."""
+    """Runs the command line, and returns its exit code: 0; 1 if the request failed, with one line
+    on standard error; 2 for wrong usage; 130 for Ctrl-C. A closed pipe is no error."""
     import argparse
     import json
 
@@ -1474,14 +1314,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-v", "--verbose", action="store_true", help="usage and speed, to stderr")
     parser.add_argument("--extra", action="append", default=[], metavar="KEY=JSON")
     hows: dict[str, Any] = {"int": {"type": int}, "float": {"type": float}, "str": {"type": str}}
-    hows["bool"] = {"action": "store_true", "default": None}
+    hows.update(bool={"action": "store_true", "default": None}, stop={"action": "append"})
     for name, annotation in list(CompletionsRequest.__annotations__.items())[2:-1]:
-        how: Any = hows.get(annotation.split()[0], {"type": json.loads})
-        how = {"action": "append"} if name == "stop" else how
+        how = hows.get(name) or hows.get(annotation.split()[0], {"type": json.loads})
         parser.add_argument(f"--{name.replace('_', '-')}", help=helps.get(name), **how)
-    options = parser.parse_args(argv)
+    options = vars(parser.parse_args(argv))
     try:
-        _run(**vars(options))
+        pairs = (pair.partition("=") for pair in options["extra"])
+        options["extra"] = {name: json.loads(value) for name, _, value in pairs}
+        if options["prompt"] is None:
+            options["prompt"] = sys.stdin.read()
+        client = Client(base_url=options.pop("base_url"), timeout=options.pop("timeout"))
+        _run(client, options.pop("json"), options.pop("verbose"), options)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
@@ -1492,31 +1336,22 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _run(
-    base_url: str, timeout: float, json: bool, verbose: bool, extra: list[str], **request: Any
-) -> None:
-    from json import loads
-
+def _run(client: Client, as_json: bool, verbose: bool, request: dict[str, Any]) -> None:
     began = time.monotonic()
-    pairs = (pair.partition("=") for pair in extra)
-    request["extra"] = {name: loads(value) for name, _, value in pairs}
-    if request["prompt"] is None:
-        request["prompt"] = sys.stdin.read()
-    client = Client(base_url=base_url, timeout=timeout)
-    if json:
+    if as_json:
         response = client.create(**request)
         _show(f"{response.to_json()}\n")
     else:
         if verbose and request["stream_options"] is None:
             request["stream_options"] = {"include_usage": True}
-        with client.create_stream(**request) as stream:
-            try:
-                for chunk in stream:
-                    _show("".join(choice.text for choice in chunk.choices if choice.index == 0))
-            finally:
-                response = stream.response
-                others = "".join(f"\n{choice.text}" for choice in response.choices[1:])
-                _show(others + "\n" * (sys.stdout.isatty() and not response.text.endswith("\n")))
+        stream = client.create_stream(**request)
+        try:
+            for chunk in stream:
+                _show("".join(choice.text for choice in chunk.choices if choice.index == 0))
+        finally:
+            response = stream.response
+            others = "".join(f"\n{choice.text}" for choice in response.choices[1:])
+            _show(others + "\n" * (sys.stdout.isatty() and not response.text.endswith("\n")))
     if verbose:
         usage, seconds = response.usage or Usage(), time.monotonic() - began
         speed = f"{seconds:.2f} s, {usage.completion_tokens / seconds:.1f} tokens/s"
@@ -1526,10 +1361,10 @@ def _run(
 def _show(text: str) -> None:
     """Writes text at once; to a terminal with its control characters shown, not obeyed."""
     if sys.stdout.isatty():
-        controls = r"[\x00-\x08\x0b-\x1f\x7f-\x9f]"
-        text = re.sub(controls, lambda match: repr(match[0])[1:-1], text)
-    sys.stdout.buffer.write(text.encode(sys.stdout.encoding, "backslashreplace"))
-    sys.stdout.buffer.flush()
+        text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda match: repr(match[0])[1:-1], text)
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    sys.stdout.flush()
 
 
 # Not where the file was pasted into a notebook, or run by exec.

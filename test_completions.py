@@ -2200,7 +2200,7 @@ class StreamCase(Case):
         self.assertEqual((error.request_id, error.partial.request_id), ("req-1", "req-1"))
         self.assertEqual(len(self.server.requests), 1)
         for stream in streams:
-            self.assertIs(self.fails(kind, next, stream), error)
+            self.assertEqual(str(self.fails(kind, next, stream)), str(error))
             self.assertEqual(stream.response, error.partial)
         return error
 
@@ -2211,7 +2211,7 @@ class StreamCase(Case):
 class EventStreamTest(StreamCase):
     LINES = [
         *('\ufeffdata: {"choices": [{"text": "1"}]}', "", ": comment"),
-        *('data:{"choices":[{"text":"2"}],"error":null}', ""),
+        *('data:{"choices":[{"text":"2"}],"error":null}', "", "data: null", ""),
         *('data:  {"choices":\t[{"text":"3"}]}', "", ""),
         *('data: {"choices": [', "data", ": between", 'data:{"text":"4"}', "data:]}", ""),
         *("id: 7", "retry: 10", "event: x", "what", 'data: {"choices":[{"text":"5"}]}', ""),
@@ -2392,7 +2392,7 @@ class StreamErrorTest(StreamCase):
     def test_an_event_that_is_no_chunk_is_an_error_that_holds_it(self):
         cases = [
             *("{", '{"choices": [{"text": "x', "Busy", "<p>Busy</p>", "[]", "5", "true", '"x"'),
-            *("null", "[" * 100_000, '{"choices": %s' % ("[" * 100_000), '{"choices": [null]}'),
+            *("[" * 100_000, '{"choices": %s' % ("[" * 100_000), '{"choices": [null]}'),
             *('{"choices": 5}', '{"choices": {}}', '{"choices": [5]}'),
             *('{"choices": [{"text": %s}]}' % wrong for wrong in ("5", "[]", "true", "NaN")),
             *('{"choices": [{"index": %s}]}' % wrong for wrong in ('"0"', "0.5", "true", "{}")),
@@ -2400,12 +2400,12 @@ class StreamErrorTest(StreamCase):
             '{"choices": [{"index": %s}, 5]}' % ("9" * 5000),  # more digits than int() may take
         ]
         kind = completions.APIResponseValidationError
-        bads = [b'data: {"choices": "\xff"}\n\n', b'data: {\ndata: "\xe2\ndata: "}\n\n']
+        bads = [b'data: {"choices": [{"text": "\xff"}]}\n\n', b'data: {\ndata: "\xe2\ndata: "}\n\n']
         for bad in [*map(event, cases), *bads]:
             with self.subTest(bad=bad[:60]):
                 for error in self.break_by(kind, bad):
                     self.assertIn(type(error.body), (dict, list, bool, int, bytes, str, type(None)))
-                    self.assertTrue(error.body is not None or b"null" in bad)
+                    self.assertIsNotNone(error.body)
         wrong = CHUNKED + framed(event(chunk(choices=[{"text": "a"}, {"text": 5}])))
         self.assertIn("choices[1].text: expected str, got int", str(self.broken(kind, wrong, "")))
 
@@ -2489,7 +2489,7 @@ class StreamBeginningTest(StreamCase):
             chunks = CHUNKED + framed(data[:1], data[1:5], data[5:]) + LAST_CHUNK
             for steps in [reply(data)], [reply(data, sized=False), "close"], [chunks]:
                 with self.subTest(steps=steps):
-                    response = self.whole(steps, "This is a test")
+                    response = self.whole(steps, "This is a test", fields={"n": 2})
                     self.assertEqual(response, completions.CompletionsResponse.from_json(body))
 
     def test_a_plain_answer_that_is_no_completion_is_an_error(self):
@@ -2514,8 +2514,8 @@ class StreamResponseTest(StreamCase):
         first = {"index": 1, "text": "b\r\n", "logprobs": scores("b", 0), "notes": ["p"]}
         first.update(said="o", seen={"x": 1}, finish_reason=None)
         second = {"index": 1, "text": "c", "logprobs": scores("c", 3), "notes": ["q"]}
-        second.update(said="k", seen={"y": 2}, rank=1, stop_reason=None)
-        last = {"index": 1, "text": "", "finish_reason": "length", "stop_reason": 9, "rank": 2}
+        second.update(said="k", seen={"y": 2}, stop_reason=None, finish_reason="stop")
+        last = {"index": 1, "text": "", "finish_reason": "length", "stop_reason": 9, "seen": None}
         head = {"id": "x", "object": "text_completion", "created": 5, "model": "m"}
         late = {"id": "y", "object": "other", "created": 6, "model": "n", "tier": "low"}
         usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3, "cost": 4}
@@ -2534,16 +2534,17 @@ class StreamResponseTest(StreamCase):
 
         from_dict = completions.CompletionsResponse.from_dict
         stream = self.stream(stream_reply(*map(event, parts)), fields={"n": 2})
-        moments = []
+        moments, given = [], []
         for part, sent in zip(stream, parts):
             self.assertEqual(part, from_dict({"choices": [], **sent}))
             moments.append((stream.response, copy.deepcopy(stream.response)))
+            given.append((part, copy.deepcopy(part)))
         self.assertEqual(list(stream), [])
         self.assertEqual(stream.response, from_dict(whole))
         self.assertEqual(moments[1][0], from_dict({"filters": [1], **parts[1]}))
         texts = [[choice.text for choice in now.choices] for now, _ in moments]
         self.assertEqual(texts, [[], ["b\r\n"], *[["a", "b\r\nc"]] * 3])
-        for now, then in moments:  # what was given out does not change
+        for now, then in moments + given:  # what was given out does not change
             self.assertEqual(now, then)
 
     def test_a_stream_is_the_plain_answer_seed_for_seed(self):
@@ -2647,8 +2648,8 @@ class StreamConnectionTest(StreamCase):
         for in_time, tls in itertools.product((True, False), repeat=2):
             with self.subTest(in_time=in_time, tls=tls):
                 go, gone = threading.Event(), threading.Event()
-                steps = [CHUNKED + framed(event(chunk("a")), DONE), lambda sock: go.wait(5)]
-                steps += [LAST_CHUNK, lambda sock: gone.set()]
+                steps = [CHUNKED + framed(event(chunk("a")), DONE), lambda _, go=go: go.wait(5)]
+                steps += [LAST_CHUNK, lambda _, gone=gone: gone.set()]
                 stream = self.stream(steps, reply(), tls=tls)
                 self.assertEqual([part.text for part in stream], ["a"])
                 if in_time:
@@ -2659,16 +2660,17 @@ class StreamConnectionTest(StreamCase):
                 go.set()
 
 
-@unittest.skipUnless(hasattr(os, "fork"), "needs the module resource")
+@unittest.skipUnless(os.path.exists("/proc/self/statm"), "needs Linux's /proc")
 class StreamCostTest(StreamCase):
     READER = """
-import json, resource, sys, time, completions
+import json, sys, time, completions
 stream = completions.Client(None, sys.argv[1], timeout=None).create_stream("p", "m")
 costs, sizes, start = [], [], time.process_time()
 for count, _ in enumerate(stream, 1):
     if count % 5000 == 0:
         costs.append(time.process_time() - start)
-        sizes.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        with open("/proc/self/statm") as file:
+            sizes.append(int(file.read().split()[1]) * 4096)
         start = time.process_time()
 print(json.dumps([costs, sizes, len(stream.response.text)]))
 """
@@ -2684,9 +2686,9 @@ print(json.dumps([costs, sizes, len(stream.response.text)]))
         costs, sizes, length = json.loads(output.decode())
         self.assertEqual((len(costs), length), (40, 5 * 200_000))
         self.assertLess(min(costs[-10:]), 1.5 * min(costs[:10]), costs)
-        self.assertLess(min(costs[1::2]), 1.4 * min(costs[::2]), costs)
-        unit = 1 if sys.platform == "darwin" else 1024
-        self.assertLess((sizes[-1] - sizes[19]) * unit, 8_000_000, sizes)
+        self.assertLess(min(costs[1::2]), 1.3 * min(costs[::2]), costs)
+        grown = sizes[37] - sizes[17]  # 100,000 chunks apart: so often StringIO tidies up
+        self.assertLess(grown, 4_000_000, sizes)
 
 
 # ------------------------------------------------------------------------------------ the transport
@@ -2852,7 +2854,8 @@ class TransportCase(Case):
         """The words that a script prints, which may not cause a warning."""
         path = os.path.dirname(os.path.abspath(completions.__file__))
         script = f"import sys; sys.path.insert(0, {path!r}); import completions\n{script}"
-        command = [sys.executable, "-W", "error", "-X", "dev", "-c", script, *arguments]
+        mode = [] if sys.version_info[:2] == (3, 8) else ["-X", "dev"]  # 3.8's dies of a fork
+        command = [sys.executable, "-W", "error", *mode, "-c", script, *arguments]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "universal_newlines": True}
         run = subprocess.run(command, timeout=50, **pipes)
         self.assertEqual((run.returncode, run.stderr), (0, ""))
@@ -3359,14 +3362,14 @@ class ProxyTest(TransportCase):
     SECRET = "a-password-to-hide"
     ENCODED = base64.b64encode(f"user:{SECRET}".encode()).decode()
 
-    def proxy(self, credentials: str = "", url: str = "{}", **options: object) -> SmallProxy:
+    def proxy(self, credentials: str = "", **options: object) -> SmallProxy:
         """A proxy that the environment names."""
         proxy = SmallProxy(credentials, **options)
         proxy.handle_error = lambda *args: None
         proxy.__enter__()
         self.addCleanup(proxy.__exit__)
         for name in ("http_proxy", "https_proxy"):
-            self.set_environment(name, url.format(proxy.url))
+            self.set_environment(name, proxy.url)
         return proxy
 
     def test_each_party_gets_its_own_credentials_over_one_connection(self):
@@ -3400,10 +3403,10 @@ class ProxyTest(TransportCase):
         for tls, kind in ((None, completions.APIStatusError), (server_context(), self.LOST)):
             with self.subTest(kind):
                 server = self.serve(tls=tls)
-                url = "{}".join(["http://user:" + self.SECRET + "@127.0.0.1:", ""])
                 proxy = self.proxy("user:another", upstream=server.port)
+                url = proxy.url.replace("another", self.SECRET)
                 for name in ("http_proxy", "https_proxy"):
-                    self.set_environment(name, url.format(proxy.server_address[1]))
+                    self.set_environment(name, url)
                 error = self.fails(kind, ask, self.trusting(server))
                 self.assertIn("407", str(error))
                 shown = f"{error!r} {vars(error)} {error.__cause__!r}"
@@ -3645,8 +3648,8 @@ class SoakTest(TransportCase):
             gc.collect()
             sizes.append((len(gc.get_objects()), self.resident()))
         self.assertGreater(sum(tally.values()), 32 * self.seconds)
-        self.assertLess(sizes[1][0], sizes[0][0] + 5000)
-        self.assertLess(sizes[1][1], sizes[0][1] + (8 << 20))
+        self.assertLess(sizes[1][0], sizes[0][0] + 1000)
+        self.assertLess(sizes[1][1], sizes[0][1] + (16 << 20))
         client.close()
         for server in servers:
             self.assertEqual(self.sockets_to(server.port), [])
@@ -4235,7 +4238,7 @@ NEVER_AT_IMPORT = (
     "urllib.request http.client ssl json email logging argparse datetime socket typing asyncio"
 ).split()
 IMPORTED_AT_ONCE = {"__future__", "dataclasses", "functools", "inspect", "io", "itertools"}
-IMPORTED_AT_ONCE |= {"os", "re", "sys", "time"}
+IMPORTED_AT_ONCE |= {"copy", "os", "re", "sys", "time", "weakref"}
 IMPORTED_WHEN_USED = {"argparse", "datetime", "email.utils", "http.client", "json", "random"}
 IMPORTED_WHEN_USED |= {"socket", "ssl", "urllib.parse", "urllib.request"}
 ATTRIBUTES = {  # all that is used of the modules by which a program reaches the machine

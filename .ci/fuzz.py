@@ -160,7 +160,7 @@ def from_json_takes_any_text(cls, text):
 
 
 def call(steps: list, streamed: bool, **options) -> tuple:
-    """What a call gives for the steps of a scripted answer: the texts, the error, the merged answer."""
+    """What a call gives for the steps of an answer: the texts, the error, the merged answer."""
     SCRIPTED.replies[:] = [steps]
     texts, stream = [], None
     options = {"timeout": 5, "max_retries": 0, "max_response_bytes": 100_000, **options}
@@ -243,9 +243,11 @@ def any_right_stream_gives_its_text(parts, cuts, bom):
 
 
 header_lines = st.sampled_from(
-    "Content-Length: 5|Content-Length: -1|Content-Length: 99999999999999999999|Content-Encoding: gzip|"
-    "Transfer-Encoding: chunked|Connection: close|Location: x|Retry-After: x|nonsense|: x|X: \xff|"
-    "Content-Type: text/html; charset=nonsense|x-request-id: 1|Retry-After-Ms: 9e999".split("|")
+    "Content-Length: 5|Content-Length: -1|Content-Length: 99999999999999999999|nonsense|: x|"
+    "X: \xff|Content-Encoding: gzip|Transfer-Encoding: chunked|Connection: close|Location: x|"
+    "Retry-After: x|Retry-After-Ms: 9e999|Content-Type: text/html; charset=x|x-request-id: 1".split(
+        "|"
+    )
 )
 statuses = st.sampled_from(
     ["200", "201", "204", "299", "100", "302", "400", "401", "404", "429", "500"]
