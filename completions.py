@@ -13,7 +13,6 @@ OpenAI-compatible server: one file, nothing but the standard library.
             print(chunk.text, end="", flush=True)
 
 The key comes from the environment: see `Client`. What goes wrong at the other end is an `APIError`.
-In this order: data, errors, client, stream, transport (private), command line.
 """
 
 from __future__ import annotations
@@ -32,17 +31,15 @@ from dataclasses import dataclass, field
 
 TYPE_CHECKING = False  # type checkers take it as true; typing would cost milliseconds to import
 if TYPE_CHECKING:
-    import socket
     import ssl
     from collections.abc import Callable, Iterator, Mapping
     from dataclasses import KW_ONLY
-    from http.client import HTTPResponse
     from typing import Any, Concatenate, ParamSpec, TypeVar
-    from urllib.request import OpenerDirector, Request
 
     P = ParamSpec("P")
     R = TypeVar("R")
     T = TypeVar("T", bound="_Received")
+    Typed = Callable[[Callable[..., R]], Callable[Concatenate[Any, P], R]]
     Json = dict[str, Any]
 else:
     Any, Json = object, dict
@@ -74,7 +71,7 @@ class _Received(_Record):
         """An instance made of a JSON object, in which null is the same as absent.
 
         What is unknown or of a wrong type goes to `extra`; but choices, text, index, finish_reason
-        of a wrong type raise `APIResponseValidationError`, which says where, with `data` as `body`.
+        of a wrong type raise `APIResponseValidationError`, which says where; `data` is its `body`.
         """
         try:
             return _new(cls, data)
@@ -110,7 +107,7 @@ class CompletionTokensDetails(_Received):
     audio_tokens: int | None = None
     reasoning_tokens: int | None = None
     rejected_prediction_tokens: int | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=Json)
 
 
 @dataclass(repr=False, eq=False)
@@ -119,7 +116,7 @@ class PromptTokensDetails(_Received):
 
     audio_tokens: int | None = None
     cached_tokens: int | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=Json)
 
 
 @dataclass(repr=False, eq=False)
@@ -131,7 +128,7 @@ class Usage(_Received):
     total_tokens: int = 0
     prompt_tokens_details: PromptTokensDetails | None = None
     completion_tokens_details: CompletionTokensDetails | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=Json)
 
 
 @dataclass(repr=False, eq=False)
@@ -142,7 +139,7 @@ class LogProbs(_Received):
     token_logprobs: list[float | None] | None = None
     top_logprobs: list[dict[str, float] | None] | None = None
     text_offset: list[int] | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=Json)
 
 
 @dataclass(repr=False, eq=False)
@@ -153,7 +150,7 @@ class CompletionChoice(_Received):
     index: int = 0
     logprobs: LogProbs | None = None
     finish_reason: str | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=Json)
 
 
 @dataclass(repr=False, eq=False)
@@ -168,7 +165,7 @@ class CompletionsResponse(_Received):
     model: str = ""
     system_fingerprint: str | None = None
     usage: Usage | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=Json)
     request_id: str | None = None
 
     @property
@@ -221,7 +218,7 @@ class CompletionsRequest(_Record):
     temperature: float | None = None
     top_p: float | None = None
     user: str | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=Json)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object that is sent: without what is None, and with one `stop` as a list of one.
@@ -252,15 +249,14 @@ class CompletionsRequest(_Record):
 if _unlisted:
     del sys.modules[__name__]
 
+# Where a wrong type is an error, for the answer itself depends on it: what is expected.
+_DECISIVE = {"choices": "list", "text": "str", "index": "int", "finish_reason": "str"}
 _NUMBERS, _NONE, _flat = {float, int}, type(None), itertools.chain.from_iterable
 # Whether a value fits, or what makes it fit: by a field, or by an annotation without its nulls.
-_FITS: dict[str, Callable[[Any], Any]] = {
+_FITS: dict[str, Any] = {
     "choices": lambda v: isinstance(v, list) and [*map(_choice, v, itertools.count())],
     "created": lambda v: _unix_seconds(v),
-    "LogProbs": lambda v: isinstance(v, dict) and _new(LogProbs, v),
-    "Usage": lambda v: isinstance(v, dict) and _new(Usage, v),
-    "PromptTokensDetails": lambda v: isinstance(v, dict) and _new(PromptTokensDetails, v),
-    "CompletionTokensDetails": lambda v: isinstance(v, dict) and _new(CompletionTokensDetails, v),
+    "None": lambda v: v is None,
     "bool": lambda v: isinstance(v, bool),
     "str": lambda v: isinstance(v, str),
     "int": lambda v: isinstance(v, int) and not isinstance(v, bool),
@@ -274,18 +270,17 @@ _FITS: dict[str, Callable[[Any], Any]] = {
     "list[dict[str, float]]": lambda v: (
         isinstance(v, list)
         and {*map(type, v)} <= {dict, _NONE}
-        and {type(logprob) for top in v if top for logprob in top.values()} <= _NUMBERS
+        and {*map(type, _flat(map(dict.values, filter(None, v))))} <= _NUMBERS
     ),
     "Mapping[str, str]": lambda v: hasattr(v, "items") and all(map(_FITS["str"], _flat(v.items()))),
     "ssl.SSLContext": lambda v: hasattr(v, "wrap_socket"),
 }
+for _part in (LogProbs, Usage, PromptTokensDetails, CompletionTokensDetails):
+    _FITS[_part.__name__] = lambda v, cls=_part: isinstance(v, dict) and _new(cls, v)
 
 
 def _check(name: str, annotation: str, value: Any) -> None:
-    """Raises `TypeError` that names an argument of a wrong type."""
-    if value is None and annotation.endswith("None"):
-        return
-    if not any(_FITS[kind](value) for kind in annotation.replace(" | None", "").split(" | ")):
+    if not any(_FITS[kind](value) for kind in annotation.split(" | ")):
         raise TypeError(_misfit(name, annotation, value))
 
 
@@ -297,9 +292,6 @@ def _read_plan(cls: Any) -> tuple[dict[str, Any], ...]:
     kinds = {name: {"str": str, "int": int}.get(types[name], object) for name in names}
     readers = {name: _FITS.get(name) or _FITS[types[name]] for name in names}
     return kinds, readers, {name: getattr(cls, name, None) for name in types}
-
-
-_plan: Any = functools.lru_cache(maxsize=None)(_read_plan)
 
 
 def _unix_seconds(value: Any) -> Any:
@@ -314,10 +306,6 @@ def _unix_seconds(value: Any) -> Any:
         return int(datetime.fromisoformat("".join(match.groups("+00:00"))).timestamp())
     except (AttributeError, OverflowError, TypeError, ValueError):
         return False
-
-
-# Where a wrong type is an error, for the answer itself depends on it: what is expected.
-_DECISIVE = {"choices": "list", "text": "str", "index": "int", "finish_reason": "str"}
 
 
 def _new(cls: type[T], data: Any, place: int | None = None) -> T:
@@ -346,31 +334,20 @@ def _new(cls: type[T], data: Any, place: int | None = None) -> T:
     return new
 
 
+_plan: Any = functools.lru_cache(maxsize=None)(_read_plan)
 _choice: Any = functools.partial(_new, CompletionChoice)
 
 
 def _misfit(path: str, expected: str, value: Any) -> str:
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    inside = " | ".join(sorted({type(item).__name__ for item in items}))
-    found = type(value).__name__ + (f"[{inside}]" if inside else "")
-    return f"{path}: expected {expected.replace(' | None', '')}, got {found}"
-
-
-@functools.lru_cache(maxsize=32)
-def _json_decoder() -> Callable[[str], tuple[Any, int]]:
-    from json import JSONDecoder
-
-    return JSONDecoder().raw_decode
+    return f"{path}: expected {expected.replace(' | None', '')}, got {type(value).__name__}"
 
 
 def _json_value(text: str | bytes) -> Any:
+    import json
+
     try:
         text = text if isinstance(text, str) else str(text, "utf-8")
-        stripped = text.strip(" \t\r\n\ufeff")
-        value, end = _json_decoder()(stripped)
-        if end < len(stripped):
-            raise ValueError(f"something follows the value, after {end} characters")
-        return value
+        return json.loads(text.strip(" \t\r\n\ufeff"))
     except (ValueError, RecursionError) as error:
         raise APIResponseValidationError(f"no JSON: {error}", body=text) from error
 
@@ -379,10 +356,8 @@ def _json_value(text: str | bytes) -> Any:
 
 
 class APIError(Exception):
-    """Whatever a server or a network does wrong, as `message` says in one line.
-
-    Itself: an error where an answer should be.
-    """
+    """Whatever a server or a network does wrong, as `message` says in one line; itself, an error
+    where an answer should be."""
 
     code: str | float | None = None  # the server's own code: text or a number
     type: str | None = None  # the server's name for this kind of error
@@ -451,12 +426,11 @@ _BY_STATUS: dict[int, type[APIStatusError]] = dict(zip(_STATUSES, APIStatusError
 
 
 def _is_error(got: Any) -> bool:
-    """Whether it is an error instead of an answer; older vLLM has the second form."""
+    # older vLLM has the second form
     return isinstance(got, dict) and (got.get("error") is not None or got.get("object") == "error")
 
 
 def _json_or_raw(data: bytes) -> Any:
-    """A body as the JSON value that it holds, else as text, else as it is."""
     try:
         return _json_value(data)
     except APIResponseValidationError as error:
@@ -487,11 +461,11 @@ def _reason(body: Any) -> tuple[str, dict[str, Any]]:
 
 def _seconds(text: str, unit: float = 1) -> float | None:
     """The wait that a `retry-after` header asks for (RFC 9110, 10.2.3), or None."""
-    from email.utils import parsedate_to_datetime
+    from email.utils import mktime_tz, parsedate_tz
 
     try:
-        date = ":" in text
-        wait = parsedate_to_datetime(text).timestamp() - time.time() if date else float(text) / unit
+        date: Any = parsedate_tz(text) if ":" in text else None
+        wait = mktime_tz(date) - time.time() if date else float(text) / unit
         return wait if 0 <= wait < float("inf") else None
     except (IndexError, OverflowError, TypeError, ValueError):
         return None
@@ -510,9 +484,7 @@ def _may_help(error: APIError) -> bool:
 # -------------------------------------------------------------------------------------- the client
 
 
-def _parameters_of(
-    model: Callable[Concatenate[Any, P], object],
-) -> Callable[[Callable[..., R]], Callable[Concatenate[Any, P], R]]:
+def _parameters_of(model: Callable[Concatenate[Any, P], object]) -> Typed[R, P]:
     """Gives a method the parameters of `model`, for type checkers, `help()` and `inspect`."""
 
     def decorate(method: Callable[..., R]) -> Callable[Concatenate[Any, P], R]:
@@ -524,7 +496,15 @@ def _parameters_of(
     return decorate
 
 
-class Client:
+class _Closing:
+    def __enter__(self: R) -> R:
+        return self
+
+    def __exit__(self: Any, *_: object) -> None:
+        self.close()
+
+
+class Client(_Closing):
     """Asks one server for completions, over connections that it keeps alive.
 
     api_key             by default what the environment has for the server: $ATOMASDK_BEARER_AUTH
@@ -558,7 +538,7 @@ class Client:
         ssl_context: ssl.SSLContext | None = None,
         max_response_bytes: int = 64 * 1024 * 1024,
     ) -> None:
-        self._options = {name: value for name, value in vars().items() if name != "self"}
+        self._options: Json = {name: value for name, value in vars().items() if name != "self"}
         for name, value in self._options.items():
             _check(name, Client.__init__.__annotations__[name], value)
             least = 0 if name.startswith("max_") else float("-inf")
@@ -578,37 +558,35 @@ class Client:
 
     @_parameters_of(CompletionsRequest.__init__)
     def create(self, *args: Any, **kwargs: Any) -> CompletionsResponse:
-        """The completion of a prompt; the parameters are those of `CompletionsRequest`.
-
-        Raises `TypeError`, `ValueError` for what is wrong in the call, `APIError` for the rest:
+        """The completion of a prompt; the parameters are those of `CompletionsRequest`. Raises
+        `TypeError`, `ValueError` for what is wrong in the call, `APIError` for the rest:
         `APIStatusError` for a status that is no 2xx, `APIConnectionError` for one that is cut,
         `APITimeoutError` after the timeout, `APIResponseValidationError` for what is no completion.
         """
-        return self._call(_request(args, kwargs).to_json(), self._response)
+        return self._call(_request(*args, **kwargs).to_json(), self._response)
 
     @_parameters_of(CompletionsRequest.__init__)
     def create_stream(self, *args: Any, **kwargs: Any) -> CompletionsStream:
         """The same, piece by piece: a `CompletionsStream`, once its first event has arrived."""
-        request = _request(args, kwargs)
+        request = _request(*args, **kwargs)
         body = f'{request.to_json()[:-1]}, "stream": true}}'
         batch = isinstance(request.prompt, list) and not {int}.issuperset(map(type, request.prompt))
         asked = (len(request.prompt) if batch else 1) * (request.n or 1)
         return self._call(body, functools.partial(CompletionsStream, self, asked))
 
     @_parameters_of(__init__)
-    def with_options(self, *args: Any, **changes: Any) -> Client:
+    def with_options(self, **changes: Any) -> Client:
         """A client that differs in the options named; shares the connections unless `ssl_context`
         is one of them. `headers` are added to those there are; to a `base_url` of another origin
         neither they nor the key go along. Cheap: `client.with_options(timeout=left).create(...)`.
         """
-        changes.update(zip(("api_key", "base_url"), args))
-        kept = self._options
+        kept: Json = {**self._options}
         if "base_url" in changes and _endpoint(changes["base_url"])[2] != self._origin:
-            kept = {**kept, "api_key": None, "headers": {}}
-        headers = {**kept["headers"], **_checked_headers(changes.get("headers"))}
+            kept.update(api_key=None, headers={})
+        changes["headers"] = {**kept["headers"], **_checked_headers(changes.get("headers"))}
         client = object.__new__(type(self))
         vars(client).update(vars(self))
-        Client.__init__(client, **{**kept, **changes, "headers": headers})
+        Client.__init__(client, **{**kept, **changes})
         if "ssl_context" not in changes:
             client._connections, client._opener = self._connections, self._opener
         return client
@@ -617,31 +595,18 @@ class Client:
         """Closes the connections: idle ones now, others with their answers. Calls make new ones."""
         self._connections.close()
 
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def __reduce__(self) -> tuple[Any, ...]:
         return functools.partial(type(self), **self._options), ()
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(base_url={self._shown_url.rpartition('/')[0]!r})"
-
     def _call(self, body: str, finish: Callable[[_Connection, float], R]) -> R:
-        """What `finish` makes of the answer; the request is sent again where that may help."""
-        deadline = _deadline(self._options["timeout"])
-        attempt = 0
+        deadline, attempt = _deadline(self._options["timeout"]), 0
         while True:
             try:
                 return self._try(body.encode(), finish, deadline)
             except APIError as error:
-                from random import uniform
-
-                asked = getattr(error, "retry_after", None)
-                wait = 0.5 * 2 ** min(attempt, 4) * uniform(0.75, 1) if asked is None else asked
-                late = wait > min(_LONGEST_WAIT, deadline - time.monotonic())
+                asked, chance = getattr(error, "retry_after", None), os.urandom(1)[0] / 1024
+                wait = 0.5 * 2 ** min(attempt, 4) * (1 - chance) if asked is None else asked
+                late = wait > min(120, deadline - time.monotonic())
                 if late or attempt >= self._options["max_retries"] or not _may_help(error):
                     raise
             time.sleep(wait)
@@ -658,7 +623,7 @@ class Client:
             request_id = request_id and self._message(request_id)
             if not 200 <= status < 300:
                 raise self._status_error(connection)
-            encoding = connection.headers.get("content-encoding", "identity")
+            encoding = (connection.headers.get("content-encoding") or "identity").lower()
             if encoding != "identity":
                 message = self._message(f"the answer came with Content-Encoding: {encoding}")
                 data = connection.whole_body(self._options["max_response_bytes"])
@@ -670,6 +635,8 @@ class Client:
             raise
         except _network_errors() as why:
             raise self._failure(why, APIConnectionError, deadline, request_id=request_id) from why
+        except ValueError:  # whose text may quote a password
+            raise APIConnectionError("the URL of the proxy that is set cannot be used") from None
         finally:
             if connection:
                 self._connections.release(connection)
@@ -691,7 +658,6 @@ class Client:
         return response
 
     def _reported(self, body: Any) -> APIError:
-        """The error that a server reports where an answer should be."""
         reason, details = _reason(body)
         return APIError(self._message(reason or "an error without a message"), body=body, **details)
 
@@ -703,7 +669,7 @@ class Client:
         reason, details = _reason(body)
         if isinstance(body, bytes):
             reason = f"{len(body)} bytes that are no text"
-        elif "location" in headers:
+        elif 300 <= status < 400 and "location" in headers:
             reason = f"redirects, which are not followed, to {headers['location']}"
         elif status == 401 and "authorization" not in self._headers:
             names = [*_keys(self._origin)] or ["COMPLETIONS_BASE_URL and COMPLETIONS_API_KEY"]
@@ -718,7 +684,7 @@ class Client:
     def _failure(self, error: Any, kind: type[APIError], *ends: float, **more: Any) -> APIError:
         """The error of ours for what broke; after a deadline, that of its timeout."""
         for name, end in zip(("timeout", "idle_timeout"), ends):
-            if _is_past(end):
+            if time.monotonic() >= end:
                 limit = f"the {name} of {self._options[name]} s"
                 return APITimeoutError(f"POST {self._shown_url}: no answer within {limit}", **more)
         text = f"POST {self._shown_url}: {type(error).__name__}: {error}"
@@ -728,8 +694,7 @@ class Client:
         """`text` as a message can hold it: without secrets, printable, on one line, cut short."""
         for secret in self._secrets:
             text = text.replace(secret, "***")
-        shown = "".join(char if char.isprintable() else " " for char in text[:5000])
-        words = " ".join(shown.split())
+        words = " ".join("".join(c if c.isprintable() else " " for c in text[:5000]).split())
         return words if len(words) <= 500 else f"{words[:500]}..."
 
 
@@ -744,8 +709,7 @@ def _endpoint(base_url: str | None) -> tuple[str, str, str]:
     try:
         scheme, host, port, path, query = match.groups("")
         host = host.lower().encode("ascii" if host.isascii() else "idna").decode()
-        if int(port[1:] or 0) > 65535:
-            raise ValueError
+        range(65536).index(int(port[1:] or 0))  # a ValueError for what is no port
     except (AttributeError, ValueError):
         rule = "http:// or https://, a host, and perhaps a port, a path and a query, all in ASCII"
         raise ValueError(f"base_url: expected {rule}, without a user or password") from None
@@ -769,8 +733,7 @@ def _key(origin: str, given: str | None) -> str | None:
     keys = _keys(origin) if given is None else {"api_key": given.strip()}
     key = next((key for key in keys.values() if key or given is not None), None)
     if key is not None and not re.fullmatch(r"[!-~]+", key):
-        names = " or ".join(keys)
-        raise ValueError(f"{names}: a key is ASCII without spaces; this one (not shown) is not")
+        raise ValueError(f"{' or '.join(keys)}: the key (not shown) is not ASCII without spaces")
     return key
 
 
@@ -784,21 +747,15 @@ def _checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     return {name: value.strip() for name, value in fields}
 
 
-def _request(args: tuple[Any, ...], arguments: dict[str, Any]) -> CompletionsRequest:
+def _request(prompt: Any, model: Any, **arguments: Any) -> CompletionsRequest:
     for name in arguments.keys() - CompletionsRequest.__annotations__.keys():
-        hint = "what only some servers take goes in extra={...}"
-        raise TypeError(f"{name}: {'call create_stream instead' if name == 'stream' else hint}")
-    if len(args) > 2:
-        raise TypeError("only prompt and model may come by position")
-    return CompletionsRequest(*args, **arguments)
-
-
-_default: dict[str, Client] = {}
+        raise TypeError(
+            f"{name}: {'call create_stream' if name == 'stream' else 'give it in extra'}"
+        )
+    return CompletionsRequest(prompt, model, **arguments)
 
 
 def _of_default_client(method: Callable[Concatenate[Any, P], R]) -> Callable[P, R]:
-    """The method as a function, of a client that is made at first use."""
-
     @functools.wraps(method)
     def function(*args: P.args, **kwargs: P.kwargs) -> R:
         client = _default.get("client") or _default.setdefault("client", Client())
@@ -808,6 +765,7 @@ def _of_default_client(method: Callable[Concatenate[Any, P], R]) -> Callable[P, 
     return function
 
 
+_default: dict[str, Client] = {}
 create = _of_default_client(Client.create)
 create_stream = _of_default_client(Client.create_stream)
 
@@ -815,18 +773,16 @@ create_stream = _of_default_client(Client.create_stream)
 # -------------------------------------------------------------------------------------- the stream
 
 
-class CompletionsStream:
-    """The chunks of a completion, each a `CompletionsResponse`, as they arrive; `create_stream`
-    makes it.
+class CompletionsStream(_Closing):
+    """The chunks of a completion as they arrive, each a `CompletionsResponse`.
 
-    A loop over it ends when the answer is whole: at `data: [DONE]`, or at the end of the connection
-    if every choice that was asked for has its finish_reason. Else it raises, with what had arrived
-    as `partial`: `StreamInterruptedError` where the connection ended too early, `APITimeoutError`
-    after the timeout or the idle_timeout, `APIResponseValidationError` for an event that is no
-    chunk, `APIError` itself for an error that the server reports.
+    It ends when the answer is whole: at `data: [DONE]`, or with the connection if every choice that
+    was asked for has its finish_reason. Else it raises, with what came as `partial`:
+    `StreamInterruptedError` (the connection ended), `APITimeoutError` (timeout or idle_timeout),
+    `APIResponseValidationError` (an event is no chunk), `APIError` itself (the server reports it).
 
-    Closed early, by `close()`, the end of a `with` block or the loss of the last reference, it
-    closes its connection, so that the server stops. A stream belongs to one thread at a time.
+    `close()`, the end of a `with` block or the loss of the last reference close its connection, so
+    that the server stops. A stream belongs to one thread at a time.
     """
 
     def __init__(self, client: Client, asked: int, answer: _Connection, deadline: float) -> None:
@@ -834,9 +790,8 @@ class CompletionsStream:
         self._client, self._asked, self._deadline = client, asked, deadline
         self._connection: _Connection | None = answer
         self._events = _events(answer, client._options["max_response_bytes"])
-        self._top, self._settled = Json(), Json()  # settled: where the first value counts
+        self._top: Json = {}
         self._choices: dict[int, Json] = {}
-        self._logprobs: dict[int, Json] = {}
         self._error: APIError | None = None
         self._first: CompletionsResponse | None = None
         self._first = next(self, None)
@@ -856,14 +811,14 @@ class CompletionsStream:
             if idle_timeout is not None:
                 wire.deadline = min(self._deadline, _deadline(idle_timeout))
             for kind, data in self._events:
-                if data != b"null":  # with which llama.cpp begins
+                if data != b"null" or kind == b"error":  # with which llama.cpp begins
                     return self._chunk(kind, data)
             if not self._connection.done and not self._is_whole():
                 raise ConnectionError("the connection ended before the answer did")
         except APIError as error:
             raise self._failed(error)
         except _network_errors() as why:
-            if _is_past(wire.deadline) or not self._is_whole():
+            if time.monotonic() >= wire.deadline or not self._is_whole():
                 failure = functools.partial(self._client._failure, why, StreamInterruptedError)
                 raise self._failed(failure(self._deadline, wire.deadline)) from why
         except BaseException as why:
@@ -880,11 +835,8 @@ class CompletionsStream:
         choice, texts and lists are joined, also in its log-probs. Anything else is the last that is
         not null. Made anew each time, at the cost of all the text.
         """
-        choices = {i: {**_plain(self._choices[i]), "index": i} for i in sorted(self._choices)}
-        for i, logprobs in self._logprobs.items():
-            choices[i]["logprobs"] = _plain(logprobs)
-        data = {**self._top, **self._settled, "choices": [*choices.values()]}
-        response = CompletionsResponse.from_dict(data)
+        choices = [{**_plain(self._choices[i]), "index": i} for i in sorted(self._choices)]
+        response = CompletionsResponse.from_dict({**self._top, "choices": choices})
         response.request_id = self.request_id
         return response
 
@@ -893,12 +845,6 @@ class CompletionsStream:
         connection, self._connection, self._first = self._connection, None, None
         if connection:
             self._client._connections.release(connection)
-
-    def __enter__(self) -> CompletionsStream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _failed(self, error: APIError) -> APIError:
         self.close()
@@ -915,15 +861,12 @@ class CompletionsStream:
             body["choices"] = []
         chunk = CompletionsResponse.from_dict(body)
         chunk.request_id = self.request_id
-        settled = self._settled
         for name, value in body.items():
-            if value is not None and name not in settled:
-                first = value and name in ("id", "object", "created", "model")
-                (settled if first else self._top)[name] = value
+            first = name in {"id", "object", "created", "model"} and self._top.get(name)
+            if value is not None and not first:
+                self._top[name] = value
         for choice, part in zip(chunk.choices, body["choices"]):
             _merge(self._choices.setdefault(choice.index, {}), part)
-            if choice.logprobs:
-                _merge(self._logprobs.setdefault(choice.index, {}), part["logprobs"])
         return chunk
 
     def _is_whole(self) -> bool:
@@ -932,17 +875,13 @@ class CompletionsStream:
         return self._asked <= len(finished) == len(self._choices)
 
 
-_JOINED: dict[type, Any] = {str: (io.StringIO, io.StringIO.write), list: (list, list.extend)}
-_COPIES: dict[type, Any] = {io.StringIO: io.StringIO.getvalue, list: list.copy}
-
-
 def _merge(whole: Json, part: Json) -> None:
-    """Adds a JSON object to what came before: texts and lists are joined, else the last counts."""
+    """Adds a choice, or its log-probs, to what came before."""
     for name, value in part.items():
         if value is None:
             continue
         make, join = _JOINED.get(type(value), (None, None))
-        if make and name != "finish_reason":
+        if make and name != "finish_reason" and (make is not dict or name == "logprobs"):
             if type(whole.get(name)) is not make:
                 whole[name] = make()
             join(whole[name], value)
@@ -955,14 +894,20 @@ def _plain(merged: Json) -> Json:
     return {name: _COPIES.get(type(value), lambda v: v)(value) for name, value in merged.items()}
 
 
+_JOINED: dict[type, Any] = {str: (io.StringIO, io.StringIO.write), list: (list, list.extend)}
+_JOINED[dict] = (dict, _merge)
+_COPIES: dict[type, Any] = {io.StringIO: io.StringIO.getvalue, list: list.copy, dict: _plain}
+
+
 def _events(connection: _Connection, limit: int) -> Iterator[tuple[bytes, bytes]]:
     """The type and the data of each server-sent event of a body, as in
     https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation.
     A body that is plain JSON, or HTML, comes as one event of type `plain`."""
     bom, blank, (lf, cr) = b"\xef\xbb\xbf", b"\xef\xbb\xbf \t\r\n", b"\n\r"
-    piece = b""
-    while not (connection.over or piece.strip(blank) or len(piece) > limit):
-        piece += connection.piece()
+    piece = more = b""
+    while not (connection.over or more.strip(blank) or len(piece) > limit):
+        more = connection.piece()
+        piece += more
     if piece.strip(blank)[:1] in (b"{", b"[", b"<"):
         yield b"plain", connection.whole_body(limit, piece)
         connection.done = True
@@ -978,9 +923,8 @@ def _events(connection: _Connection, limit: int) -> Iterator[tuple[bytes, bytes]
         if lf in piece:
             *lines, line = (line + piece).split(b"\n")
         else:
-            line = bytearray(line) if type(line) is bytes else line
+            lines, line = [], bytearray(line) if type(line) is bytes else line
             line += piece
-            lines = []
         for text in lines:
             name, _, value = text.partition(b":")
             value = value[1:] if value[:1] == b" " else value
@@ -1005,17 +949,13 @@ def _events(connection: _Connection, limit: int) -> Iterator[tuple[bytes, bytes]
 
 
 def _too_large(what: str, limit: int, body: bytes | None = None) -> APIResponseValidationError:
-    message = f"{what} is larger than the max_response_bytes of {limit}"
-    return APIResponseValidationError(message, body=body)
+    return APIResponseValidationError(f"{what} exceeds max_response_bytes of {limit}", body=body)
 
 
 # -------------------------------------------------------------- the transport, private from here on
 
 _NOW = float("-inf")  # a deadline for what is there already
-_CONNECT_SECONDS = 10
-_ERROR_SECONDS, _ERROR_BYTES = 5, 1024 * 1024  # to read of the body of an error
-_IDLE_SECONDS, _IDLE_CONNECTIONS = 60, 32  # to keep
-_LONGEST_WAIT = 120  # seconds between two tries
+_CONNECT_SECONDS, _IDLE_SECONDS, _IDLE_CONNECTIONS = 10, 60, 32
 _TCP_OPTIONS = {"NODELAY": 1, "KEEPIDLE": 60, "KEEPALIVE": 60, "KEEPINTVL": 60, "KEEPCNT": 5}
 
 
@@ -1026,28 +966,21 @@ def _network_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
 
 
 def _deadline(seconds: float | None) -> float:
-    """When so many seconds are over; never, if they are None or more than the kernel can count."""
-    if seconds is None or seconds > 2_000_000:
-        return float("inf")
-    return time.monotonic() + max(seconds, 0)
+    return float("inf") if seconds is None else time.monotonic() + max(0, min(seconds, 1e9))
 
 
-def _is_past(deadline: float) -> bool:
-    return time.monotonic() > deadline - 0.01  # PyPy's sockets wake up a little early
-
-
-def _time_left(deadline: float) -> float | None:
-    """Seconds until a deadline, as sockets take them; raises `TimeoutError` when it has passed."""
+def _time_left(deadline: float) -> float:
+    """Seconds, as many as sockets can count; raises `TimeoutError` when the deadline has passed."""
     left = deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError("timed out")
-    return None if left == float("inf") else left
+    return (left if left < 2_000_000 else 2_000_000.0) + 0.001  # PyPy's wake up a little early
 
 
 class _Socket(io.RawIOBase):
     """A socket to read from until `deadline`; closed with its last reference."""
 
-    def __init__(self, sock: socket.socket, deadline: float) -> None:
+    def __init__(self, sock: Any, deadline: float) -> None:
         self.sock, self.deadline = sock, deadline
         self.received = self.ended = False  # something, since it was reset; all there will be
 
@@ -1056,7 +989,7 @@ class _Socket(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         self.sock.settimeout(0 if self.deadline == _NOW else _time_left(self.deadline))
-        size = self.sock.recv_into(buffer)
+        size: int = self.sock.recv_into(buffer)
         self.received, self.ended = self.received or size > 0, not size
         return size
 
@@ -1065,8 +998,7 @@ class _Socket(io.RawIOBase):
 
 
 class _Reader(io.BufferedReader):
-    """What `http.client` takes for a socket and reads from; it cannot close it, so that the
-    connection can be kept."""
+    """What `http.client` takes for a socket: it reads from it, and cannot close it."""
 
     def makefile(self, _: str) -> _Reader:
         return self
@@ -1079,8 +1011,6 @@ class _Reader(io.BufferedReader):
 
 class _Connection:
     """A connection and the exchange that is going on over it."""
-
-    response: HTTPResponse
 
     def __init__(self, wire: _Socket, key: tuple[Any, ...]) -> None:
         self.wire, self.reader, self.key = wire, _Reader(wire, 65536), key
@@ -1095,10 +1025,7 @@ class _Connection:
         client.sock, vars(client)["send"] = self.reader, parts.append
         try:
             client.request(*request)
-            try:
-                sent = self.send(memoryview(b"".join(parts)), deadline)
-            except OSError:  # the server's answer may be there all the same
-                sent = False
+            sent = self.send(memoryview(b"".join(parts)), deadline)
             self.wire.deadline = deadline
             self.response = client.getresponse()
             if self.wire.ended:
@@ -1115,16 +1042,18 @@ class _Connection:
         return self
 
     def send(self, data: memoryview, deadline: float) -> bool:
-        """Sends in one piece; stops, and returns False, if something comes back before its end."""
+        """Whether all was sent: not if it broke, or something came back before the end."""
         import socket
 
         while data:
-            self.wire.sock.settimeout(min(_time_left(deadline) or 0.1, 0.1))
+            self.wire.sock.settimeout(min(_time_left(deadline), 0.1))
             try:
                 data = data[self.wire.sock.send(data[:65536]) :]
             except socket.timeout:
                 pass
-            if data and not self.is_quiet():
+            except OSError:  # the server's answer may be there all the same
+                return False
+            if data and not self.is_quiet() and self.reader.peek(12)[9:10] not in (b"1", b"2"):
                 return False
         return True
 
@@ -1139,22 +1068,19 @@ class _Connection:
         return piece
 
     def whole_body(self, limit: int, start: bytes = b"") -> bytes:
-        self.body.write(start)
-        while self.body.tell() <= limit:
-            piece = self.piece()
-            if not piece:
-                return self.body.getvalue()
+        for piece in itertools.chain([start], iter(self.piece, b"")):
             self.body.write(piece)
-        raise _too_large("the answer", limit, self.body.getvalue())
+            if self.body.tell() > limit:
+                raise _too_large("the answer", limit, self.body.getvalue())
+        return self.body.getvalue()
 
     def error_body(self) -> bytes:
         """The body of an error, as far as it comes in reasonable time and size."""
-        self.wire.deadline = min(self.wire.deadline, time.monotonic() + _ERROR_SECONDS)
+        self.wire.deadline = min(self.wire.deadline, time.monotonic() + 5)
         try:
-            self.whole_body(_ERROR_BYTES)
+            return self.whole_body(1024 * 1024)
         except _network_errors(APIResponseValidationError):
-            pass
-        return self.body.getvalue()[:_ERROR_BYTES]
+            return self.body.getvalue()[: 1024 * 1024]
 
     def is_quiet(self) -> bool:
         """Whether the body is at its end, and nothing follows, without waiting for it."""
@@ -1175,10 +1101,10 @@ class _KeepAlive:
         self.context, self.room = context, _IDLE_CONNECTIONS
         self.idle: dict[_Connection, float] = {}  # since when
 
-    def add_parent(self, _: OpenerDirector) -> None:
+    def add_parent(self, _: Any) -> None:
         pass
 
-    def http_open(self, request: Request) -> _Connection:
+    def http_open(self, request: Any) -> _Connection:
         """A connection on which the answer has begun, a kept one where there is one."""
         began, deadline = time.monotonic(), _deadline(request.timeout)
         tunnel = getattr(request, "_tunnel_host", None)  # to the server: `host` is its proxy
@@ -1210,8 +1136,11 @@ class _KeepAlive:
 
     def release(self, connection: _Connection) -> None:
         """Keeps a connection whose answer was read to its end, and closes any other."""
-        whole = connection.reusable and (connection.over or connection.done)
-        if whole and len(self.idle) < self.room:
+        if (
+            (connection.over or connection.done)
+            and connection.reusable
+            and len(self.idle) < self.room
+        ):
             self.idle[connection] = time.monotonic()
         else:
             connection.wire.close()
@@ -1225,23 +1154,20 @@ class _KeepAlive:
         """A new connection, through a proxy's tunnel and with TLS where they are called for."""
         from urllib.parse import urlsplit
 
-        _, scheme, host, tunnel, credentials = key
+        _, scheme, host, tunnel, secret = key
         limit = min(deadline, time.monotonic() + _CONNECT_SECONDS)
-        wire, target = None, urlsplit(f"//{host}")
+        target = urlsplit(f"//{host}")
         try:
             port = target.port or (443 if scheme == "https" and not tunnel else 80)
             wire = _Socket(_connected_socket(target.hostname or "", port, limit), limit)
             if tunnel:
                 target = urlsplit(f"//{tunnel}")
                 place = tunnel if target.port else f"{tunnel}:443"
-                headers = {"Host": place}
-                if credentials:
-                    headers["Proxy-Authorization"] = credentials
+                headers = {"Host": place, **({"Proxy-Authorization": secret} if secret else {})}
                 said = _Connection(wire, key).ask(limit, "CONNECT", place, None, headers).response
                 if said.status != 200:
-                    raise ConnectionError(
-                        f"no tunnel by the proxy: HTTP {said.status} {said.reason}"
-                    )
+                    wire.close()
+                    raise ConnectionError(f"no tunnel: the proxy said {said.status} {said.reason}")
             if scheme == "https":
                 import ssl
 
@@ -1252,23 +1178,22 @@ class _KeepAlive:
                 wire.sock.settimeout(_time_left(limit))
                 wire.sock = self.context.wrap_socket(wire.sock, server_hostname=name)
             return _Connection(wire, key)  # without what a proxy sent in the clear
-        except BaseException as error:
-            if wire:
-                wire.close()
-            if isinstance(error, OSError) and time.monotonic() >= limit:
+        except OSError as error:
+            if time.monotonic() >= limit:
                 raise ConnectionError(f"no connection within {_CONNECT_SECONDS} s") from error
             raise
 
 
-def _connected_socket(host: str, port: int, deadline: float) -> socket.socket:
+def _connected_socket(host: str, port: int, deadline: float) -> Any:
     """A TCP connection to the first address of the host that answers; they share the time."""
     import socket
 
     addresses = socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
-    for place, (family, kind, protocol, _, address) in enumerate(addresses):
+    while True:
+        family, kind, protocol, _, address = addresses.pop(0)
         sock = socket.socket(family, kind, protocol)
         try:
-            sock.settimeout((_time_left(deadline) or 0) / (len(addresses) - place))
+            sock.settimeout(_time_left(deadline) / (len(addresses) + 1))
             sock.connect(address)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             for name, value in _TCP_OPTIONS.items():
@@ -1277,21 +1202,18 @@ def _connected_socket(host: str, port: int, deadline: float) -> socket.socket:
             return sock
         except BaseException as error:
             sock.close()
-            if not isinstance(error, OSError) or place == len(addresses) - 1:
+            if not isinstance(error, OSError) or not addresses:
                 raise
-    raise OSError("the host has no address")
 
 
-def _opener(handler: Any) -> OpenerDirector:
+def _opener(handler: Any) -> Any:
     """An opener for http and https, through the environment's proxies, and for nothing else."""
     from urllib.request import OpenerDirector, ProxyHandler
 
     opener, proxies = OpenerDirector(), ProxyHandler()
     opener.add_handler(handler)
     opener.add_handler(proxies)
-    vars(proxies)["parent"] = weakref.proxy(
-        opener
-    )  # no cycle: a client goes with its last reference
+    vars(proxies)["parent"] = weakref.proxy(opener)  # no cycle: it goes with its last reference
     return opener
 
 
@@ -1320,19 +1242,18 @@ def main(argv: list[str] | None = None) -> int:
         parser.add_argument(f"--{name.replace('_', '-')}", help=helps.get(name), **how)
     options = vars(parser.parse_args(argv))
     try:
-        pairs = (pair.partition("=") for pair in options["extra"])
-        options["extra"] = {name: json.loads(value) for name, _, value in pairs}
-        if options["prompt"] is None:
-            options["prompt"] = sys.stdin.read()
+        pairs = [pair.partition("=")[::2] for pair in options["extra"]]
+        options["extra"] = {name: json.loads(value) for name, value in pairs}
+        options["prompt"] = sys.stdin.read() if options["prompt"] is None else options["prompt"]
         client = Client(base_url=options.pop("base_url"), timeout=options.pop("timeout"))
         _run(client, options.pop("json"), options.pop("verbose"), options)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         return 130
-    except (APIError, TypeError, ValueError) as error:
+    except (APIError, OSError, TypeError, ValueError, RecursionError) as error:
         print(f"completions: {error}", file=sys.stderr)
-        return 1 if isinstance(error, APIError) else 2
+        return 1 if isinstance(error, (APIError, OSError)) else 2
     return 0
 
 
@@ -1350,7 +1271,7 @@ def _run(client: Client, as_json: bool, verbose: bool, request: dict[str, Any]) 
                 _show("".join(choice.text for choice in chunk.choices if choice.index == 0))
         finally:
             response = stream.response
-            others = "".join(f"\n{choice.text}" for choice in response.choices[1:])
+            others = "".join(f"\n{choice.text}" for choice in response.choices if choice.index)
             _show(others + "\n" * (sys.stdout.isatty() and not response.text.endswith("\n")))
     if verbose:
         usage, seconds = response.usage or Usage(), time.monotonic() - began
@@ -1363,8 +1284,7 @@ def _show(text: str) -> None:
     if sys.stdout.isatty():
         text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda match: repr(match[0])[1:-1], text)
     encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
-    sys.stdout.flush()
+    print(text.encode(encoding, "backslashreplace").decode(encoding), end="", flush=True)
 
 
 # Not where the file was pasted into a notebook, or run by exec.

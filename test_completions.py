@@ -1796,7 +1796,7 @@ class LifetimeTest(WatchedCase):
         client.create("p", "m")
         twins = [pickle.loads(pickle.dumps(client, protocol)) for protocol in range(5)]
         for twin in (*twins, copy.copy(client), copy.deepcopy(client)):
-            self.assertEqual(repr(twin), repr(client))
+            self.assertEqual(twin._options, client._options)
             with twin:
                 twin.create("p", "m")
         self.assertEqual((server.connections, len({*server.requests})), (8, 1))
@@ -1834,8 +1834,13 @@ class LifetimeTest(WatchedCase):
 
 class ErrorTest(WatchedCase):
     STATUSES = {
-        **{400: "BadRequest", 401: "Authentication", 403: "PermissionDenied", 404: "NotFound"},
-        **{409: "Conflict", 422: "UnprocessableEntity", 429: "RateLimit"},
+        400: "BadRequest",
+        401: "Authentication",
+        403: "PermissionDenied",
+        404: "NotFound",
+        409: "Conflict",
+        422: "UnprocessableEntity",
+        429: "RateLimit",
         **dict.fromkeys([500, 501, 502, 503, 504, 520, 529, 599], "InternalServer"),
         **dict.fromkeys([300, 304, 402, 405, 408, 413, 418, 423, 425, 451], "APIStatus"),
     }
@@ -2776,7 +2781,8 @@ FAULTS = {  # what a call ends with: the right answer, or an error
     **dict.fromkeys(["silent", "stalls", "drips"], completions.APITimeoutError),
     **dict.fromkeys(["resets", "closes", "cut_in_head", "garbage"], completions.APIConnectionError),
     **dict.fromkeys(["cut_in_body", "reset_in_body", "lies"], completions.APIConnectionError),
-    **{"redirects": completions.APIStatusError, "fails": completions.InternalServerError},
+    "redirects": completions.APIStatusError,
+    "fails": completions.InternalServerError,
 }
 
 
@@ -3049,7 +3055,7 @@ class KeepAliveTest(TransportCase):
         together = threading.Barrier(64, timeout=20)
         server = self.serve([lambda sock: together.wait(), reply()])
         client = self.client(server, timeout=20)
-        self.at_once(ask, {number: (client,) for number in range(64)})
+        self.at_once(ask, dict.fromkeys(range(64), (client,)))
         self.assertEqual(server.most_open, 64)
         self.eventually(lambda: server.open < 64)
 
@@ -3648,7 +3654,9 @@ class SoakTest(TransportCase):
             gc.collect()
             sizes.append((len(gc.get_objects()), self.resident()))
         self.assertGreater(sum(tally.values()), 32 * self.seconds)
-        self.assertLess(sizes[1][0], sizes[0][0] + 1000)
+        self.assertLess(
+            sizes[1][0], sizes[0][0] + 2000 + sum(tally.values()) // 4
+        )  # not one a call
         self.assertLess(sizes[1][1], sizes[0][1] + (16 << 20))
         client.close()
         for server in servers:
@@ -4239,10 +4247,10 @@ NEVER_AT_IMPORT = (
 ).split()
 IMPORTED_AT_ONCE = {"__future__", "dataclasses", "functools", "inspect", "io", "itertools"}
 IMPORTED_AT_ONCE |= {"copy", "os", "re", "sys", "time", "weakref"}
-IMPORTED_WHEN_USED = {"argparse", "datetime", "email.utils", "http.client", "json", "random"}
+IMPORTED_WHEN_USED = {"argparse", "datetime", "email.utils", "http.client", "json"}
 IMPORTED_WHEN_USED |= {"socket", "ssl", "urllib.parse", "urllib.request"}
 ATTRIBUTES = {  # all that is used of the modules by which a program reaches the machine
-    "os": {"O_WRONLY", "devnull", "dup2", "environ", "getpid", "open"},
+    "os": {"O_WRONLY", "devnull", "dup2", "environ", "getpid", "open", "urandom"},
     "io": {"BufferedReader", "BytesIO", "RawIOBase", "StringIO"},
     "sys": {"exit", "modules", "stderr", "stdin", "stdout", "version", "version_info"},
 }
