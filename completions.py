@@ -515,7 +515,7 @@ class Client(_Closing):
                         "/completions" is added to its path, and a query is kept
     timeout             seconds for a whole call, to the last byte, retries and waits included; None
                         for no bound. (Name resolution alone cannot be bounded from Python.)
-    idle_timeout        seconds for each wait for the next event of a stream
+    idle_timeout        seconds for each wait for the next event of a stream, after its headers
     max_retries         how often a request that failed is sent again, where that may help
     headers             more headers; they win over the client's own
     ssl_context         by default `ssl.create_default_context()`
