@@ -349,7 +349,7 @@ def _json_value(text: str | bytes) -> Any:
         text = text if isinstance(text, str) else str(text, "utf-8")
         return json.loads(text.strip(" \t\r\n\ufeff"))
     except (ValueError, RecursionError) as error:
-        raise APIResponseValidationError(f"no JSON: {error}", body=text) from error
+        raise APIResponseValidationError(f"no JSON: {ascii(str(error))}", body=text) from error
 
 
 # -------------------------------------------------------------------------------------- the errors
