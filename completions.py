@@ -380,28 +380,36 @@ class APIStatusError(APIError):
     retry_after: float | None = None  # how many seconds the server asks to wait
 
 
-class BadRequestError(APIStatusError): ...  # 400: a parameter is wrong
+class BadRequestError(APIStatusError):
+    """400: a parameter is wrong."""
 
 
-class AuthenticationError(APIStatusError): ...  # 401: the key is missing or wrong
+class AuthenticationError(APIStatusError):
+    """401: the key is missing or wrong."""
 
 
-class PermissionDeniedError(APIStatusError): ...  # 403: the key does not allow this
+class PermissionDeniedError(APIStatusError):
+    """403: the key does not allow this."""
 
 
-class NotFoundError(APIStatusError): ...  # 404: no such model, or no such URL
+class NotFoundError(APIStatusError):
+    """404: no such model, or no such URL."""
 
 
-class ConflictError(APIStatusError): ...  # 409
+class ConflictError(APIStatusError):
+    """409: the request conflicts with another."""
 
 
-class UnprocessableEntityError(APIStatusError): ...  # 422: a parameter is wrong, says FastAPI
+class UnprocessableEntityError(APIStatusError):
+    """422: a parameter is wrong, says FastAPI."""
 
 
-class RateLimitError(APIStatusError): ...  # 429: too many requests, or nothing left to pay with
+class RateLimitError(APIStatusError):
+    """429: too many requests, or nothing left to pay with."""
 
 
-class InternalServerError(APIStatusError): ...  # 500 and more: the server failed, or a gateway
+class InternalServerError(APIStatusError):
+    """500 and above: the server failed, or a gateway."""
 
 
 class APIResponseValidationError(APIError, ValueError):
