@@ -7,7 +7,7 @@
 
 The server speaks for a small language model, an n-gram model with back-off, trained at start on the
 prose next to this file. It knows little, but its probabilities are real: every parameter of the
-endpoint does its work.
+endpoint does its work. The import statement is all that a script needs to have it in its own tests.
 """
 
 from __future__ import annotations
@@ -62,7 +62,6 @@ import completions  # noqa: E402
 # ---------------------------------------------------------------------------- the reference server
 
 TRAINING_FILES = ("README.md", "LICENSE", "completions.py", os.path.abspath(__file__))
-PROSE = re.compile(r'^ *r?"""(?!,)(.*?)"""', re.DOTALL | re.MULTILINE)  # of Python: docstrings
 CODE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)  # of Markdown
 
 
@@ -149,9 +148,16 @@ def shared_model() -> NGramModel:
         if os.path.exists(path):
             with open(path, encoding="utf-8", errors="replace") as file:
                 text = file.read()
-            parts = PROSE.findall(text) if name.endswith(".py") else CODE.split(text)
-            texts.extend(re.sub(r"\n[ \t]+", "\n", part) for part in parts)
-    return NGramModel(texts)
+            texts += docstrings(ast.parse(text)) if name.endswith(".py") else CODE.split(text)
+    return NGramModel([re.sub(r"\n[ \t]+", "\n", text) for text in texts])
+
+
+def docstrings(tree: ast.Module | ast.ClassDef | ast.FunctionDef) -> list[str]:
+    texts = [ast.get_docstring(tree) or ""]
+    for node in tree.body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+            texts += docstrings(node)
+    return texts
 
 
 class Refused(Exception):
@@ -604,17 +610,16 @@ class ReferenceServer(http.server.ThreadingHTTPServer):
 
 def serve(port: int) -> None:
     """Run the server until Ctrl-C."""
-    with ReferenceServer(port=port) as server:
+    with contextlib.suppress(KeyboardInterrupt), ReferenceServer(port=port) as server:
         url, prompt = server.base_url, '"The import statement"'
         body = f"""'{{"model": "ngram", "prompt": {prompt}}}'"""
         print(f"The reference server listens at {url}. Ctrl-C ends it. Try:")
         print(f"  curl {url}/completions -H 'Content-Type: application/json' -d {body}")
         print(f"  COMPLETIONS_BASE_URL={url} python3 completions.py --model ngram {prompt}")
         sys.stdout.flush()
-        with contextlib.suppress(KeyboardInterrupt):
-            while True:
-                time.sleep(60)
-                server.requests.clear()  # nobody reads them here
+        while True:
+            time.sleep(60)
+            server.requests.clear()  # nobody reads them here
 
 
 # -------------------------------------------------------------------------- what the tests stand on
