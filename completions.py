@@ -223,14 +223,15 @@ class CompletionsRequest(_Record):
     def to_dict(self) -> dict[str, Any]:
         """The JSON object that is sent: without what is None, and with one `stop` as a list of one.
         Raises `TypeError` or `ValueError` that names a wrong argument, or key of `extra`."""
-        fields = CompletionsRequest.__annotations__
+        fields, data = CompletionsRequest.__annotations__, {}
         for name, annotation in fields.items():
-            _check(name, annotation, getattr(self, name))
-        if not {"stream", *fields}.isdisjoint(self.extra):
+            value = getattr(self, name)
+            if value is not None or "None" not in annotation:
+                _check(name, annotation, value)
+                data[name] = [value] if name == "stop" and isinstance(value, str) else value
+        if "stream" in self.extra or not fields.keys().isdisjoint(data.pop("extra")):
             raise ValueError("extra: holds stream, or what is a parameter of its own")
-        data = {name: getattr(self, name) for name in fields if name != "extra"}
-        data["stop"] = [self.stop] if isinstance(self.stop, str) else self.stop
-        return {**{n: v for n, v in data.items() if v is not None}, **self.extra}
+        return {**data, **self.extra}
 
     def to_json(self) -> str:
         """`to_dict` as JSON text. Raises also for what has no JSON, NaN and infinities included."""
@@ -252,9 +253,10 @@ if _unlisted:
 # Where a wrong type is an error, for the answer itself depends on it: what is expected.
 _DECISIVE = {"choices": "list", "text": "str", "index": "int", "finish_reason": "str"}
 _NUMBERS, _NONE, _flat = {float, int}, type(None), itertools.chain.from_iterable
+_Choice = CompletionChoice
 # Whether a value fits, or what makes it fit: by a field, or by an annotation without its nulls.
 _FITS: dict[str, Any] = {
-    "choices": lambda v: isinstance(v, list) and [*map(_choice, v, itertools.count())],
+    "choices": lambda v: isinstance(v, list) and [_new(_Choice, c, i) for i, c in enumerate(v)],
     "created": lambda v: _unix_seconds(v),
     "None": lambda v: v is None,
     "bool": lambda v: isinstance(v, bool),
@@ -270,7 +272,7 @@ _FITS: dict[str, Any] = {
     "list[dict[str, float]]": lambda v: (
         isinstance(v, list)
         and {*map(type, v)} <= {dict, _NONE}
-        and {*map(type, _flat(map(dict.values, filter(None, v))))} <= _NUMBERS
+        and {type(number) for item in v if item for number in item.values()} <= _NUMBERS
     ),
     "Mapping[str, str]": lambda v: hasattr(v, "items") and all(map(_FITS["str"], _flat(v.items()))),
     "ssl.SSLContext": lambda v: hasattr(v, "wrap_socket"),
@@ -313,7 +315,8 @@ def _new(cls: type[T], data: Any, place: int | None = None) -> T:
         path = cls.__name__ if place is None else f"choices[{place}]"
         raise APIResponseValidationError(_misfit(path, "dict", data))
     kinds, readers, defaults = _plan(cls)
-    values = {**defaults, "index": place} if place else defaults.copy()
+    new = cls.__new__(cls)
+    values = new.__dict__ = {**defaults, "index": place} if place else defaults.copy()
     extra = values["extra"] = {}
     for name, value in data.items():
         kind = kinds.get(name)
@@ -327,27 +330,31 @@ def _new(cls: type[T], data: Any, place: int | None = None) -> T:
                 path = name if place is None else f"choices[{place}].{name}"
                 raise APIResponseValidationError(_misfit(path, _DECISIVE[name], value))
             (extra if fit is False else values)[name] = value if isinstance(fit, bool) else fit
-    if "choices" in kinds and values["choices"] is None:
+    if values.get("choices", extra) is None:
         raise APIResponseValidationError(_misfit("choices", "list", None))
-    new = cls.__new__(cls)
-    new.__dict__ = values
     return new
 
 
 _plan: Any = functools.lru_cache(maxsize=None)(_read_plan)
-_choice: Any = functools.partial(_new, CompletionChoice)
 
 
 def _misfit(path: str, expected: str, value: Any) -> str:
     return f"{path}: expected {expected.replace(' | None', '')}, got {type(value).__name__}"
 
 
-def _json_value(text: str | bytes) -> Any:
-    import json
+@functools.lru_cache(maxsize=None)
+def _decoder() -> Any:
+    from json import JSONDecoder
 
+    return JSONDecoder()
+
+
+def _json_value(text: str | bytes) -> Any:
     try:
         text = text if isinstance(text, str) else str(text, "utf-8")
-        return json.loads(text.strip(" \t\r\n\ufeff"))
+        json = text.strip(" \t\r\n\ufeff")
+        value, end = _decoder().raw_decode(json)
+        return value if end == len(json) else _decoder().decode(json)  # which says what is wrong
     except (ValueError, RecursionError) as error:
         raise APIResponseValidationError(f"no JSON: {ascii(str(error))}", body=text) from error
 
@@ -428,13 +435,11 @@ class StreamInterruptedError(APIConnectionError):
     """A stream ended before the answer did: `partial` holds what had arrived."""
 
 
-# In the order in which they are defined; the last one stands for all from 500 on.
-_STATUSES = (400, 401, 403, 404, 409, 422, 429, 500)
+_STATUSES = (400, 401, 403, 404, 409, 422, 429, 500)  # as defined above; the last from 500 on
 _BY_STATUS: dict[int, type[APIStatusError]] = dict(zip(_STATUSES, APIStatusError.__subclasses__()))
 
 
-def _is_error(got: Any) -> bool:
-    # older vLLM has the second form
+def _is_error(got: Any) -> bool:  # older vLLM has the second form
     return isinstance(got, dict) and (got.get("error") is not None or got.get("object") == "error")
 
 
@@ -549,18 +554,17 @@ class Client(_Closing):
         self._options: Json = {name: value for name, value in vars().items() if name != "self"}
         for name, value in self._options.items():
             _check(name, Client.__init__.__annotations__[name], value)
-            least = 0 if name.startswith("max_") else float("-inf")
-            if isinstance(value, (float, int)) and not value >= least:
+            if value != value or (name.startswith("max_") and value < 0):
                 raise ValueError(f"{name}: {value} is out of range")
         self._options["base_url"], self._url, self._origin = _endpoint(base_url)
         self._shown_url = self._url.partition("?")[0]
         key, own = _key(self._origin, api_key), _checked_headers(headers)
         self._options.update(api_key=key, headers=own)
-        private = {"authorization": f"Bearer {key}", **own} if key else own
+        private = {"Authorization": f"Bearer {key}", **own} if key else own
         self._secrets = [w for value in private.values() for w in value.split() if len(w) > 7]
         agent = "completions/{} Python/{}.{}".format(__version__, *sys.version_info)
-        public = {"host": self._origin.partition("//")[2], "user-agent": agent}
-        self._headers = {**public, "content-type": "application/json", **private}
+        public = {"Host": self._origin.partition("//")[2], "User-agent": agent}
+        self._headers = {**public, "Content-type": "application/json", **private}
         self._connections = _KeepAlive(ssl_context)
         self._opener = functools.lru_cache(maxsize=1)(functools.partial(_opener, self._connections))
 
@@ -625,9 +629,10 @@ class Client(_Closing):
 
         began, connection, status, request_id = time.monotonic(), None, None, None
         try:
-            request = Request(self._url, body, self._headers, method="POST")
+            request = Request(self._url, body, method="POST")
+            request.headers.update(self._headers)
             connection = self._opener().open(request, timeout=_time_left(deadline))
-            status, request_id = connection.status, connection.headers.get("x-request-id")
+            status, request_id = connection.response.status, connection.headers.get("x-request-id")
             request_id = request_id and self._message(request_id)
             if not 200 <= status < 300:
                 raise self._status_error(connection)
@@ -670,7 +675,7 @@ class Client(_Closing):
         return APIError(self._message(reason or "an error without a message"), body=body, **details)
 
     def _status_error(self, answer: _Connection) -> APIStatusError:
-        data, status, headers = answer.error_body(), answer.status, answer.headers
+        data, status, headers = answer.error_body(), answer.response.status, answer.headers
         for secret in self._secrets:
             data = data.replace(secret.encode("latin-1"), b"***")
         body = _json_or_raw(data)
@@ -679,7 +684,7 @@ class Client(_Closing):
             reason = f"{len(body)} bytes that are no text"
         elif 300 <= status < 400 and "location" in headers:
             reason = f"redirects, which are not followed, to {headers['location']}"
-        elif status == 401 and "authorization" not in self._headers:
+        elif status == 401 and "Authorization" not in self._headers:
             names = [*_keys(self._origin)] or ["COMPLETIONS_BASE_URL and COMPLETIONS_API_KEY"]
             reason += f" (no key was sent: give api_key, or set {' or '.join(names)})"
         reason = reason.strip() or data.decode("utf-8", "replace").strip() or answer.response.reason
@@ -746,10 +751,10 @@ def _key(origin: str, given: str | None) -> str | None:
 
 
 def _checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
-    """The headers by lower-case names; `http.client` would quote one that cannot be sent."""
+    """The headers, by names as urllib spells them; `http.client` would quote a bad one."""
     _check("headers", "Mapping[str, str] | None", headers)
-    fields = [(name.lower(), value) for name, value in (headers or {}).items()]
-    form = r"(?!content-length\n|transfer-encoding\n)[!#$%&'*+.^_`|~0-9a-z-]+\n[\t -~\xa0-\xff]*"
+    fields = [(name.capitalize(), value) for name, value in (headers or {}).items()]
+    form = r"(?!Content-length\n|Transfer-encoding\n)[!#$%&'*+.^_`|~0-9A-Za-z-]+\n[\t -~\xa0-\xff]*"
     if not all(re.fullmatch(form, f"{name}\n{value}") for name, value in fields):
         raise ValueError("headers: one (not shown) cannot be sent, or is not for a caller to set")
     return {name: value.strip() for name, value in fields}
@@ -757,23 +762,21 @@ def _checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
 
 def _request(prompt: Any, model: Any, **arguments: Any) -> CompletionsRequest:
     for name in arguments.keys() - CompletionsRequest.__annotations__.keys():
-        raise TypeError(
-            f"{name}: {'call create_stream' if name == 'stream' else 'give it in extra'}"
-        )
+        hint = "call create_stream" if name == "stream" else "give it in extra"
+        raise TypeError(f"{name}: {hint}")
     return CompletionsRequest(prompt, model, **arguments)
 
 
 def _of_default_client(method: Callable[Concatenate[Any, P], R]) -> Callable[P, R]:
     @functools.wraps(method)
     def function(*args: P.args, **kwargs: P.kwargs) -> R:
-        client = _default.get("client") or _default.setdefault("client", Client())
-        return method(client, *args, **kwargs)
+        return method(_default(), *args, **kwargs)
 
     vars(function)["__signature__"] = inspect.signature(functools.partial(method, None))
     return function
 
 
-_default: dict[str, Client] = {}
+_default = functools.lru_cache(maxsize=None)(Client)
 create = _of_default_client(Client.create)
 create_stream = _of_default_client(Client.create_stream)
 
@@ -799,13 +802,13 @@ class CompletionsStream(_Closing):
         self._connection: _Connection | None = answer
         self._events = _events(answer, client._options["max_response_bytes"])
         self._top: Json = {}
+        self._seen: Json = {}  # the last chunk without its choices; most are alike
         self._choices: dict[int, Json] = {}
         self._error: APIError | None = None
         self._first: CompletionsResponse | None = None
         self._first = next(self, None)
 
-    def __iter__(self) -> CompletionsStream:
-        return self
+    __iter__ = _Closing.__enter__  # itself
 
     def __next__(self) -> CompletionsResponse:
         if self._first:
@@ -818,9 +821,8 @@ class CompletionsStream(_Closing):
             _time_left(self._deadline)
             if idle_timeout is not None:
                 wire.deadline = min(self._deadline, _deadline(idle_timeout))
-            for kind, data in self._events:
-                if data != b"null" or kind == b"error":  # with which llama.cpp begins
-                    return self._chunk(kind, data)
+            for event in self._events:
+                return self._chunk(*event)
             if not self._connection.done and not self._is_whole():
                 raise ConnectionError("the connection ended before the answer did")
         except APIError as error:
@@ -869,11 +871,14 @@ class CompletionsStream(_Closing):
             body["choices"] = []
         chunk = CompletionsResponse.from_dict(body)
         chunk.request_id = self.request_id
-        for name, value in body.items():
-            first = name in {"id", "object", "created", "model"} and self._top.get(name)
-            if value is not None and not first:
-                self._top[name] = value
-        for choice, part in zip(chunk.choices, body["choices"]):
+        choices = body.pop("choices")
+        if body != self._seen:
+            self._seen = body
+            for name, value in body.items():
+                first = name in {"id", "object", "created", "model"} and self._top.get(name)
+                if value is not None and not first:
+                    self._top[name] = value
+        for choice, part in zip(chunk.choices, choices):
             _merge(self._choices.setdefault(choice.index, {}), part)
         return chunk
 
@@ -886,14 +891,12 @@ class CompletionsStream(_Closing):
 def _merge(whole: Json, part: Json) -> None:
     """Adds a choice, or its log-probs, to what came before."""
     for name, value in part.items():
-        if value is None:
-            continue
         make, join = _JOINED.get(type(value), (None, None))
         if make and name != "finish_reason" and (make is not dict or name == "logprobs"):
             if type(whole.get(name)) is not make:
                 whole[name] = make()
             join(whole[name], value)
-        else:
+        elif value is not None:
             whole[name] = value
 
 
@@ -929,26 +932,27 @@ def _events(connection: _Connection, limit: int) -> Iterator[tuple[bytes, bytes]
             piece, after_cr = piece[after_cr and piece[:1] == b"\n" :], piece[-1:] == b"\r"
             piece = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         if lf in piece:
-            *lines, line = (line + piece).split(b"\n")
+            *lines, line = bytes(line + piece).split(b"\n")
         else:
             lines, line = [], bytearray(line) if type(line) is bytes else line
             line += piece
         for text in lines:
-            name, _, value = text.partition(b":")
-            value = value[1:] if value[:1] == b" " else value
-            if name in (b"data", b"error"):  # llama.cpp once sent errors in a field of theirs
-                kind = kind if name == b"data" else b"error"
-                data = bytearray(data) if data and type(data) is bytes else data
-                data += b"\n" + value if data else value
-            elif name == b"event":
-                kind = value
-            elif not text:
-                if len(data) > limit:
-                    raise _too_large("an event", limit)
-                if data[:6] == b"[DONE]":
-                    connection.done = True  # though the last bytes of the body may be to come
-                    return
-                if data or kind == b"error":
+            if text:
+                name, _, value = text.partition(b":")
+                value = value[1:] if value[:1] == b" " else value
+                if name == b"data" or name == b"error":  # the latter from an older llama.cpp
+                    kind = name if name == b"error" else kind
+                    data = bytearray(data) if data and type(data) is bytes else data
+                    data += b"\n" + value if data else value
+                elif name == b"event":
+                    kind = value
+            elif len(data) > limit:
+                raise _too_large("an event", limit)
+            elif data[:6] == b"[DONE]":
+                connection.done = True  # though the last bytes of the body may be to come
+                return
+            else:
+                if data and data != b"null" or kind == b"error":  # llama.cpp begins with a null
                     yield kind, bytes(data)
                 kind = data = b""
         if len(line) + len(data) > limit:
@@ -1041,10 +1045,9 @@ class _Connection:
         except BaseException:
             self.wire.close()
             raise
-        self.status = self.response.status
         self.headers = {name.lower(): value for name, value in self.response.getheaders()}
         self.left = self.response.length  # None for a chunked body, and one that the end ends
-        self.reusable = sent and not self.response.will_close and self.status >= 200
+        self.reusable = sent and not self.response.will_close and self.response.status >= 200
         self.over = self.done = False  # done: the answer is whole, its last bytes may be to come
         self.body = io.BytesIO()
         return self
@@ -1116,7 +1119,7 @@ class _KeepAlive:
         """A connection on which the answer has begun, a kept one where there is one."""
         began, deadline = time.monotonic(), _deadline(request.timeout)
         tunnel = getattr(request, "_tunnel_host", None)  # to the server: `host` is its proxy
-        headers = dict(request.header_items())
+        headers = request.headers
         credentials = headers.pop("Proxy-authorization", None) if tunnel else None
         key = os.getpid(), request.type, request.host, tunnel, credentials
         post = request.get_method(), request.selector, request.data, headers
@@ -1144,11 +1147,8 @@ class _KeepAlive:
 
     def release(self, connection: _Connection) -> None:
         """Keeps a connection whose answer was read to its end, and closes any other."""
-        if (
-            (connection.over or connection.done)
-            and connection.reusable
-            and len(self.idle) < self.room
-        ):
+        whole = connection.over or connection.done
+        if whole and connection.reusable and len(self.idle) < self.room:
             self.idle[connection] = time.monotonic()
         else:
             connection.wire.close()
@@ -1250,8 +1250,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.add_argument(f"--{name.replace('_', '-')}", help=helps.get(name), **how)
     options = vars(parser.parse_args(argv))
     try:
-        pairs = [pair.partition("=")[::2] for pair in options["extra"]]
-        options["extra"] = {name: json.loads(value) for name, value in pairs}
+        pairs = [pair.partition("=") for pair in options["extra"]]
+        options["extra"] = {name: json.loads(value) for name, _, value in pairs}
         options["prompt"] = sys.stdin.read() if options["prompt"] is None else options["prompt"]
         client = Client(base_url=options.pop("base_url"), timeout=options.pop("timeout"))
         _run(client, options.pop("json"), options.pop("verbose"), options)

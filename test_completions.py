@@ -925,7 +925,7 @@ class Case(unittest.TestCase):
                 "_proxy"
             ):
                 self.set_environment(name, None)
-        completions._default.clear()
+        completions._default.cache_clear()
         if hasattr(signal, "SIGALRM") and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGALRM, self.too_long)
             signal.alarm(self.SECONDS)
@@ -4520,7 +4520,7 @@ class AuditTest(EmbedCase):
 
         stand_in = types.SimpleNamespace(**{**vars(os), "environ": Environment()})
         self.addCleanup(setattr, completions, "os", os)
-        self.addCleanup(completions._default.clear)
+        self.addCleanup(completions._default.cache_clear)
         completions.os = stand_in
         completions.create("Say", MODEL)
         completions.create_stream("Say", MODEL).close()
