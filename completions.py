@@ -762,8 +762,7 @@ def _checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
 
 def _request(prompt: Any, model: Any, **arguments: Any) -> CompletionsRequest:
     for name in arguments.keys() - CompletionsRequest.__annotations__.keys():
-        hint = "call create_stream" if name == "stream" else "give it in extra"
-        raise TypeError(f"{name}: {hint}")
+        raise TypeError(f"{name}: no parameter (extra={{...}} may hold it; create_stream streams)")
     return CompletionsRequest(prompt, model, **arguments)
 
 
@@ -808,7 +807,8 @@ class CompletionsStream(_Closing):
         self._first: CompletionsResponse | None = None
         self._first = next(self, None)
 
-    __iter__ = _Closing.__enter__  # itself
+    def __iter__(self) -> CompletionsStream:
+        return self
 
     def __next__(self) -> CompletionsResponse:
         if self._first:
