@@ -53,6 +53,7 @@ import tokenize
 import types
 import typing
 import unittest
+import unittest.mock
 import urllib.request
 import warnings
 
@@ -1220,8 +1221,8 @@ class ReceivedDataTest(Case):
             ({"choices": [{}, "a"]}, r"choices\[1\]: expected dict, got str"),
             ({"choices": [None]}, r"choices\[0\]: expected dict, got NoneType"),
             ({"choices": {"text": "a"}}, r"choices: expected list.*, got dict.*"),
-            ({"choices": None}, r"choices: expected list.*"),
-            ({"id": "a"}, r"choices: expected list.*"),
+            ({"choices": None}, r"choices: expected list, got NoneType"),
+            ({"id": "a"}, r"choices: expected list, got NoneType"),
         ]:
             error = self.fails(NO_COMPLETION, completions.CompletionsResponse.from_dict, data)
             self.assertRegex(str(error), f"^{message}$")
@@ -1328,6 +1329,7 @@ class ReceivedDataTest(Case):
         copies[-2].choices[1].logprobs.extra["new"].append(8)  # of the deep copy
         self.assertNotEqual(copies[-2], response)
         self.assertNotEqual(response, vars(response))
+        self.assertTrue(response == unittest.mock.ANY)  # which says so itself
         for cls in RECEIVED:
             for name in [*wire_fields(cls), "extra"]:
                 other = cls(**{**least(cls), name: "another"})
@@ -1599,6 +1601,11 @@ class OptionsTest(WatchedCase):
                         self.assertIn(name, str(self.fails(kind, make, **{name: value})))
         self.set_environment("ATOMASDK_BEARER_AUTH", f"{KEY} x")
         self.assertIn("ATOMASDK_BEARER_AUTH", str(self.fails(ValueError, completions.Client)))
+
+    def test_the_defaults_are_those_of_the_contract(self) -> None:
+        defaults = {"timeout": 600.0, "max_retries": 2, "max_response_bytes": 64 * 1024 * 1024}
+        for name, parameter in inspect.signature(completions.Client).parameters.items():
+            self.assertEqual(parameter.default, defaults.get(name), name)
 
     def test_any_number_of_seconds_is_a_timeout(self) -> None:
         client = self.client(self.serve())
@@ -2412,6 +2419,19 @@ class StreamErrorTest(StreamCase):
                     self.assertEqual(error.message, "Out of memory")
                     self.assertEqual((error.type, error.param, error.code), details)
                     self.assertIn("Out of", str(error.body))
+
+    def test_json_of_any_depth_is_read_or_is_an_error_of_ours(self):
+        outcomes = set()
+        for depth in (10, *range(50, 1200, 50), 5000, 9990, 20_000, 100_000):
+            deep = "[" * depth + "]" * depth
+            part = event('{"choices": [{"text": "a", "new": %s}], "new": %s}' % (deep, deep))
+            with self.subTest(depth=depth):
+                try:
+                    self.whole(sized(part * 3 + DONE), "aaa")
+                    outcomes.add("read")
+                except completions.APIResponseValidationError:
+                    outcomes.add("refused")
+        self.assertEqual(outcomes, {"read", "refused"})
 
     def test_an_error_without_a_reason_is_an_error_all_the_same(self):
         for bad in event({"error": {}}), event({"error": ""}), b"event: error\ndata:\n\n":
