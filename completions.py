@@ -821,8 +821,8 @@ class CompletionsStream(_Closing):
             _time_left(self._deadline)
             if idle_timeout is not None:
                 wire.deadline = min(self._deadline, _deadline(idle_timeout))
-            for event in self._events:
-                return self._chunk(*event)
+            for kind, data in self._events:
+                return self._chunk(kind, data)
             if not self._connection.done and not self._is_whole():
                 raise ConnectionError("the connection ended before the answer did")
         except APIError as error:

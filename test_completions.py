@@ -2081,6 +2081,15 @@ class RetryTest(WatchedCase):
                 for gap, (least, most) in zip(gaps, bounds):
                     self.assertTrue(least <= gap <= most + 1, gap)
 
+    def test_the_back_off_doubles_up_to_eight_seconds_with_jitter(self) -> None:
+        waits = []
+        clock = types.SimpleNamespace(monotonic=time.monotonic, time=time.time, sleep=waits.append)
+        with unittest.mock.patch.object(completions, "time", clock):
+            self.failure(*[reply({}, 503)] * 8, max_retries=7)
+        shares = [wait / most for wait, most in zip(waits, (0.5, 1, 2, 4, 8, 8, 8))]
+        self.assertEqual(len(waits), 7)
+        self.assertTrue(0.75 < min(shares) < max(shares) <= 1, shares)
+
     def test_a_wait_that_is_too_long_is_not_begun(self) -> None:
         cases = [  # timeout, header, retry_after
             (5, "Retry-After: 6", 6),
@@ -2158,6 +2167,17 @@ class LeakTest(WatchedCase):
                         self.seen += [repr(client), *map(repr, twins)]
                         self.assertNotIn(KEY, "\n".join(self.seen))
                     self.seen.clear()
+
+    def test_the_query_of_the_base_url_is_not_shown(self) -> None:
+        with listen() as sock:
+            host, port = sock.getsockname()
+        client = completions.Client(base_url=f"http://{host}:{port}/v1?key={KEY}", max_retries=0)
+        error = self.fails(completions.APIConnectionError, client.create, "p", "m")
+        self.assertIn(f"POST http://{host}:{port}/v1/completions: ", str(error))
+
+    def test_a_key_of_eight_letters_is_masked(self) -> None:
+        error, _ = self.failure(reply({"error": "Wrong key: 12345678"}, 401), api_key="12345678")
+        self.assertEqual(str(error), "HTTP 401: Wrong key: ***")
 
     def test_a_key_of_one_letter_garbles_no_field_of_an_error(self) -> None:
         details = {"message": "No", "code": "c", "type": "t", "param": "p"}
