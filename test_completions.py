@@ -1542,6 +1542,16 @@ class CallTest(WatchedCase):
             asked = {"prompt": "Grüße", "model": "m", "stop": ["x"], "n": 1, "top_k": 4, **more}
             self.assertEqual(body, asked)
 
+    def test_the_request_id_is_on_an_answer_and_on_each_chunk(self) -> None:
+        for header, expected in (("X-Request-Id: req-7", "req-7"), ("X-Other: 5", None)):
+            head = STREAM_HEAD[:-2] + header.encode() + b"\r\n\r\n"
+            events = framed(event(chunk("a")), event(chunk("b", "stop"))) + b"0\r\n\r\n"
+            client = self.client(self.serve(reply(answer(), 200, header), head + events))
+            self.assertEqual(client.create("p", "m").request_id, expected)
+            stream = client.create_stream("p", "m")
+            chunks = [*stream, stream, stream.response]
+            self.assertEqual([chunk.request_id for chunk in chunks], [expected] * 4)
+
     def test_wrong_arguments_are_named_and_nothing_is_sent(self) -> None:
         cases = [
             (TypeError, "top_k.*extra", {"top_k": 1}),
@@ -1948,6 +1958,9 @@ class ErrorTest(WatchedCase):
             error, _ = self.failure(steps, timeout=0.6)
             self.assertEqual((type(error), error.request_id), (completions.RateLimitError, "r"))
             self.assertRegex(str(error), "Busyy+" if repr(drip[0]) in map(repr, steps) else "Busy")
+        began = time.monotonic()
+        self.assertEqual(self.failure([cut, "hold"], timeout=30)[0].body, "Busy")
+        self.assertLess(time.monotonic() - began, 15)  # not all the time there is
 
     def test_a_2xx_that_is_no_completion_is_kept_on_the_error(self) -> None:
         details = {"message": "Overloaded", "code": 503, "type": "busy", "param": None}
@@ -2009,6 +2022,8 @@ class ErrorTest(WatchedCase):
                     self.assertEqual(found, (status, location, 1 + (call == client.create_stream)))
                     self.assertIn(location, str(error))
         self.assertEqual(target.connections, 0)
+        error, _ = self.failure(reply({"error": "No."}, 400, f"Location: {target.base_url}"))
+        self.assertEqual(str(error), "HTTP 400: No.")  # which is no redirect
 
 
 class RetryTest(WatchedCase):
@@ -2490,7 +2505,8 @@ class StreamErrorTest(StreamCase):
         for name, steps in cases.items():
             with self.subTest(name):
                 error = self.broken(kind, steps, "a", max_response_bytes=limit)
-                self.assertIn(str(limit), str(error))
+                self.assertEqual(str(error), f"an event exceeds max_response_bytes of {limit}")
+                self.assertIsNone(error.body)
         self.whole(stream_reply(*[a] * 500, DONE), "a" * 500, max_response_bytes=limit)
 
 
@@ -3153,6 +3169,10 @@ class KeepAliveTest(TransportCase):
             stream = lambda client: client.create_stream(prompt="Hi", model="m")
             call(completions.Client(base_url=sys.argv[1]))
             stream(completions.Client(base_url=sys.argv[1]))
+            try:
+                call(completions.Client(base_url="http://127.0.0.1:1/v1", max_retries=0))
+            except completions.APIConnectionError:
+                pass  # refused
             gc.collect()
             call(completions)
             at_exit = completions.Client(base_url=sys.argv[1]), stream(completions)
@@ -3197,6 +3217,23 @@ class InterruptTest(TransportCase):
                 caught.set()
                 self.assertEqual(ask(client), "second")
                 self.assertEqual((len(server.requests), server.connections), (3, 2))
+
+    def test_an_interrupted_stream_closes_its_connection(self):
+        def interrupt(sock: socket.socket) -> None:
+            time.sleep(0.05)
+            self.interrupt()
+            closed.append(sock.recv(1))
+
+        self.handle(signal.default_int_handler)
+        closed, steps = [], [BARE_HEAD + event(chunk("a")), interrupt]
+        server = self.serve(steps)
+        stream = self.client(server, timeout=10).create_stream("p", "m")
+        with self.assertRaises(KeyboardInterrupt):
+            list(stream)
+        with self.assertRaises(completions.StreamInterruptedError) as caught:
+            next(stream)
+        self.assertEqual(caught.exception.partial.text, "a")
+        self.eventually(lambda: closed == [b""])
 
     @unittest.skipUnless(
         sys.implementation.name == "cpython", "they would end in weakref callbacks"
@@ -3539,7 +3576,8 @@ class BoundsTest(TransportCase):
                 client = self.client(self.serve(data), max_response_bytes=size)
                 self.assertEqual(call(client), "This is a test")
                 error = self.fails(kind, call, client.with_options(max_response_bytes=size - 1))
-                self.assertIn(f"max_response_bytes of {size - 1}", str(error))
+                expected = f"the answer exceeds max_response_bytes of {size - 1}"
+                self.assertEqual(str(error), expected)
 
     @unittest.skipUnless(os.path.exists("/proc/self/status"), "the kernel does not say")
     @unittest.skipUnless(sys.implementation.name == "cpython", "garbage stays for a while")
@@ -3849,6 +3887,15 @@ class CommandLineTest(ProcessCase):
         server = self.serve()
         code, _, err = self.run_main(server, "--json", *argv, "--stop=second", "p")
         self.assertEqual((code, err, sent_body(server)), (0, "", expected))
+
+    def test_help_says_what_each_option_is_for(self):
+        self.set_environment("COLUMNS", "200")
+        code, out, err = self.run_main(self.serve(), "--help")
+        self.assertEqual((code, err), (0, ""))
+        out = " ".join(out.split())
+        self.assertIn("--extra KEY=JSON", out)
+        if completions.__doc__:  # not with -OO
+            self.assertIn("--temperature TEMPERATURE 0 to 2: how random sampling is", out)
 
     def test_the_prompt_is_standard_input_by_default(self):
         server, prompt = self.serve(streamed("text")), "é ☃\n"
