@@ -1234,7 +1234,7 @@ def main(argv: list[str] | None = None) -> int:
     import argparse
     import json
 
-    helps = dict(re.findall(r"^ +(\w+)  +(\S.+)", CompletionsRequest.__doc__ or "", re.MULTILINE))
+    helps = dict(re.findall(r"^ *(\w+)  +(\S.+)", CompletionsRequest.__doc__ or "", re.MULTILINE))
     parser = argparse.ArgumentParser(prog="completions", description="Completes a prompt.")
     parser.add_argument("prompt", nargs="?", help="by default what standard input holds")
     parser.add_argument("--model", required=True, help=helps.get("model"))
