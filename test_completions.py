@@ -2412,6 +2412,9 @@ class StreamEndTest(StreamCase):
                 with self.subTest(steps=steps):
                     self.interrupted(steps, "", max_retries=0)
 
+    def test_done_alone_is_a_stream_without_chunks(self):
+        self.assertEqual(self.whole(stream_reply(DONE), "").choices, [])
+
     def test_done_ends_a_stream_at_once_while_the_connection_stays_open(self):
         for done in DONE, b"data:[DONE]\n\n", b"data: [DONE]\r\r", b"data: [DONE]\r\n\r\n":
             body = event(chunk("a")) + done
@@ -3343,6 +3346,24 @@ class TimeoutTest(TransportCase):
         return listener.getsockname()[1]
 
     @unittest.skipUnless(sys.platform == "linux", "a full backlog is different elsewhere")
+    def test_a_port_that_is_not_named_is_that_of_the_scheme(self):
+        def addresses(host, port, *args, **kwargs):
+            asked.append((bytes(host), port))
+            raise socket.gaierror("no names here")
+
+        self.patch(socket, "getaddrinfo", addresses)
+        asked = []
+        for url, proxy, expected in [
+            ("http://api.example/v1", "", (b"api.example", 80)),
+            ("https://api.example/v1", "", (b"api.example", 443)),
+            ("http://api.example/v1", "http://proxy.example", (b"proxy.example", 80)),
+            ("https://api.example/v1", "http://proxy.example", (b"proxy.example", 80)),
+        ]:
+            for name in "http_proxy", "https_proxy":
+                self.set_environment(name, proxy)
+            self.fails(self.LOST, ask, self.at(url, max_retries=0))
+            self.assertEqual(asked.pop(), expected)
+
     def test_connecting_has_a_limit_that_all_addresses_share_and_is_retried(self):
         def addresses(host, port, *args, **kwargs):
             return [info for p in (full, full, port) for info in lookup(host, p, *args, **kwargs)]
