@@ -349,13 +349,15 @@ def _decoder() -> Any:
     return JSONDecoder()
 
 
-def _json_value(text: str | bytes) -> Any:
+def _json_value(text: str | bytes, or_raw: bool = False) -> Any:
     try:
         text = text if isinstance(text, str) else str(text, "utf-8")
         json = text.strip(" \t\r\n\ufeff")
         value, end = _decoder().raw_decode(json)
         return value if end == len(json) else _decoder().decode(json)  # which says what is wrong
     except (ValueError, RecursionError) as error:
+        if or_raw:
+            return text
         raise APIResponseValidationError(f"no JSON: {ascii(str(error))}", body=text) from error
 
 
@@ -441,13 +443,6 @@ _BY_STATUS: dict[int, type[APIStatusError]] = dict(zip(_STATUSES, APIStatusError
 
 def _is_error(got: Any) -> bool:  # older vLLM has the second form
     return isinstance(got, dict) and (got.get("error") is not None or got.get("object") == "error")
-
-
-def _json_or_raw(data: bytes) -> Any:
-    try:
-        return _json_value(data)
-    except APIResponseValidationError as error:
-        return error.body
 
 
 def _reason(body: Any) -> tuple[str, dict[str, Any]]:
@@ -561,7 +556,8 @@ class Client(_Closing):
         key, own = _key(self._origin, api_key), _checked_headers(headers)
         self._options.update(api_key=key, headers=own)
         private = {"Authorization": f"Bearer {key}", **own} if key else own
-        self._secrets = [w for value in private.values() for w in value.split() if len(w) > 7]
+        words = {word for value in private.values() for word in value.split() if len(word) > 7}
+        self._secrets = sorted(words, key=len, reverse=True)  # one may begin another
         agent = "completions/{} Python/{}.{}".format(__version__, *sys.version_info)
         public = {"Host": self._origin.partition("//")[2], "User-agent": agent}
         self._headers = {**public, "Content-type": "application/json", **private}
@@ -583,7 +579,7 @@ class Client(_Closing):
         request = _request(*args, **kwargs)
         body = f'{request.to_json()[:-1]}, "stream": true}}'
         batch = isinstance(request.prompt, list) and not {int}.issuperset(map(type, request.prompt))
-        asked = (len(request.prompt) if batch else 1) * (request.n or 1)
+        asked = (len(request.prompt) if batch else 1) * max(request.n or 1, 1)
         return self._call(body, functools.partial(CompletionsStream, self, asked))
 
     @_parameters_of(__init__)
@@ -629,8 +625,7 @@ class Client(_Closing):
 
         began, connection, status, request_id = time.monotonic(), None, None, None
         try:
-            request = Request(self._url, body, method="POST")
-            request.headers.update(self._headers)
+            request = Request(self._url, body, self._headers, method="POST")
             connection = self._opener().open(request, timeout=_time_left(deadline))
             status, request_id = connection.response.status, connection.headers.get("x-request-id")
             request_id = request_id and self._message(request_id)
@@ -678,13 +673,13 @@ class Client(_Closing):
         data, status, headers = answer.error_body(), answer.response.status, answer.headers
         for secret in self._secrets:
             data = data.replace(secret.encode("latin-1"), b"***")
-        body = _json_or_raw(data)
+        body = _json_value(data, or_raw=True)
         reason, details = _reason(body)
         if isinstance(body, bytes):
             reason = f"{len(body)} bytes that are no text"
         elif 300 <= status < 400 and "location" in headers:
             reason = f"redirects, which are not followed, to {headers['location']}"
-        elif status == 401 and "Authorization" not in self._headers:
+        elif status == 401 and not self._secrets:
             names = [*_keys(self._origin)] or ["COMPLETIONS_BASE_URL and COMPLETIONS_API_KEY"]
             reason += f" (no key was sent: give api_key, or set {' or '.join(names)})"
         reason = reason.strip() or data.decode("utf-8", "replace").strip() or answer.response.reason
@@ -722,7 +717,9 @@ def _endpoint(base_url: str | None) -> tuple[str, str, str]:
     try:
         scheme, host, port, path, query = match.groups("")
         host = host.lower().encode("ascii" if host.isascii() else "idna").decode()
-        range(65536).index(int(port[1:] or 0))  # a ValueError for what is no port
+        range(1, 65536).index(int(port[1:] or 1))  # a ValueError for what is no port
+        if not {*"/?#@"}.isdisjoint(host):  # IDNA makes such of some other characters
+            raise ValueError
     except (AttributeError, ValueError):
         rule = "http:// or https://, a host, and perhaps a port, a path and a query, all in ASCII"
         raise ValueError(f"base_url: expected {rule}, without a user or password") from None
@@ -772,6 +769,7 @@ def _of_default_client(method: Callable[Concatenate[Any, P], R]) -> Callable[P, 
         return method(_default(), *args, **kwargs)
 
     vars(function)["__signature__"] = inspect.signature(functools.partial(method, None))
+    function.__qualname__ = method.__name__  # where pickle looks it up
     return function
 
 
@@ -864,10 +862,10 @@ class CompletionsStream(_Closing):
 
     def _chunk(self, kind: bytes, data: bytes) -> CompletionsResponse:
         """The chunk that an event holds, once it is merged into what came before."""
-        body = _json_or_raw(data) if kind == b"error" else _json_value(data)
+        body = _json_value(data, or_raw=kind == b"error")
         if kind == b"error" or _is_error(body):
             raise self._client._reported(body)
-        if kind != b"plain" and isinstance(body, dict) and body.get("choices") is None:
+        if kind != b"\n" and isinstance(body, dict) and body.get("choices") is None:
             body["choices"] = []
         chunk = CompletionsResponse.from_dict(body)
         chunk.request_id = self.request_id
@@ -913,14 +911,14 @@ _COPIES: dict[type, Any] = {io.StringIO: io.StringIO.getvalue, list: list.copy, 
 def _events(connection: _Connection, limit: int) -> Iterator[tuple[bytes, bytes]]:
     """The type and the data of each server-sent event of a body, as in
     https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation.
-    A body that is plain JSON, or HTML, comes as one event of type `plain`."""
+    A body that is plain JSON, or HTML, comes as one event of a type that no line can name."""
     bom, blank, (lf, cr) = b"\xef\xbb\xbf", b"\xef\xbb\xbf \t\r\n", b"\n\r"
     piece = more = b""
     while not (connection.over or more.strip(blank) or len(piece) > limit):
         more = connection.piece()
-        piece += more
+        piece = re.sub(rb"\A[\xef\xbb\xbf \t\r\n]*(?:[\r\n]|[ \t](?=[ \t]))", b"", piece + more)
     if piece.strip(blank)[:1] in (b"{", b"[", b"<"):
-        yield b"plain", connection.whole_body(limit, piece)
+        yield b"\n", connection.whole_body(limit, piece)
         connection.done = True
         return
     piece = piece[3:] if piece.startswith(bom) else piece
@@ -1155,8 +1153,7 @@ class _KeepAlive:
 
     def close(self) -> None:
         self.room = 0
-        while self.idle:
-            self.idle.popitem()[0].wire.close()
+        self.kept((None,))  # for no process: all are closed
 
     def connected(self, key: tuple[Any, ...], deadline: float) -> _Connection:
         """A new connection, through a proxy's tunnel and with TLS where they are called for."""
@@ -1185,6 +1182,7 @@ class _KeepAlive:
                 name = (target.hostname or "").encode("ascii")  # a str would load a codec for IDNA
                 wire.sock.settimeout(_time_left(limit))
                 wire.sock = self.context.wrap_socket(wire.sock, server_hostname=name)
+            weakref.finalize(wire, wire.sock.close)  # or a cycle's end would warn of the socket
             return _Connection(wire, key)  # without what a proxy sent in the clear
         except OSError as error:
             if time.monotonic() >= limit:
@@ -1248,8 +1246,8 @@ def main(argv: list[str] | None = None) -> int:
     for name, annotation in list(CompletionsRequest.__annotations__.items())[2:-1]:
         how = hows.get(name) or hows.get(annotation.split()[0], {"type": json.loads})
         parser.add_argument(f"--{name.replace('_', '-')}", help=helps.get(name), **how)
-    options = vars(parser.parse_args(argv))
     try:
+        options = vars(parser.parse_args(argv))
         pairs = [pair.partition("=") for pair in options["extra"]]
         options["extra"] = {name: json.loads(value) for name, _, value in pairs}
         options["prompt"] = sys.stdin.read() if options["prompt"] is None else options["prompt"]
@@ -1259,9 +1257,9 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         return 130
-    except (APIError, OSError, TypeError, ValueError, RecursionError) as error:
+    except (APIError, ArithmeticError, OSError, RecursionError, TypeError, ValueError) as error:
         print(f"completions: {error}", file=sys.stderr)
-        return 1 if isinstance(error, (APIError, OSError)) else 2
+        return 1 if isinstance(error, (APIError, ArithmeticError, OSError)) else 2
     return 0
 
 

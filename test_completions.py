@@ -1542,6 +1542,10 @@ class CallTest(WatchedCase):
             asked = {"prompt": "Grüße", "model": "m", "stop": ["x"], "n": 1, "top_k": 4, **more}
             self.assertEqual(body, asked)
 
+    def test_the_functions_of_the_module_pickle(self) -> None:
+        for function in completions.create, completions.create_stream:
+            self.assertIs(pickle.loads(pickle.dumps(function)), function)
+
     def test_the_request_id_is_on_an_answer_and_on_each_chunk(self) -> None:
         for header, expected in (("X-Request-Id: req-7", "req-7"), ("X-Other: 5", None)):
             head = STREAM_HEAD[:-2] + header.encode() + b"\r\n\r\n"
@@ -1663,6 +1667,7 @@ class OptionsTest(WatchedCase):
             "http://h/a\nb",
             "http://h\t/",
             "http://h\r\nX: y/",
+            *("http://h:0", "http://u\uff20h/v1", "https://api.openai.com\uff0f.example/v1"),
         ]
         for base_url in cases:
             with self.subTest(base_url.encode()):
@@ -1741,6 +1746,8 @@ class KeyTest(WatchedCase):
                 self.assertIn("Who are you?", message)
                 found = [variable for variable in names if variable in message]
                 self.assertEqual(found, [] if options else [name])
+        options = {"base_url": urls[0], "headers": {"api-key": KEY}}
+        self.assertNotIn("no key", str(self.fails(kind, self.authorization, **options)))
 
 
 class WithOptionsTest(WatchedCase):
@@ -2190,6 +2197,11 @@ class LeakTest(WatchedCase):
         error = self.fails(completions.APIConnectionError, client.create, "p", "m")
         self.assertIn(f"POST http://{host}:{port}/v1/completions: ", str(error))
 
+    def test_a_key_that_begins_another_leaves_nothing_of_it(self) -> None:
+        headers = {"a": "abcdefgh", "b": "abcdefghijklmnop", "c": "abcdefghijkl"}
+        said = reply({"error": " ".join(headers.values())}, 400)
+        self.assertEqual(str(self.failure(said, headers=headers)[0]), "HTTP 400: *** *** ***")
+
     def test_a_key_of_eight_letters_is_masked(self) -> None:
         error, _ = self.failure(reply({"error": "Wrong key: 12345678"}, 401), api_key="12345678")
         self.assertEqual(str(error), "HTTP 401: Wrong key: ***")
@@ -2385,7 +2397,7 @@ class StreamEndTest(StreamCase):
     def test_every_choice_that_was_asked_for_must_be_finished(self):
         numbers = [
             *((1, {}), (1, {"best_of": 3}), (2, {"n": 2}), (2, {"prompt": ["a", "b"]})),
-            *((1, {"prompt": ["a"]}), (4, {"prompt": ["a", "b"], "n": 2})),
+            *((1, {"prompt": ["a"]}), (4, {"prompt": ["a", "b"], "n": 2}), (1, {"n": -1})),
             *((1, {"prompt": [1, 2]}), (1, {"prompt": [[1, 2]]}), (2, {"prompt": [[1, 2], [3]]})),
         ]
         for asked, fields in numbers:
@@ -2411,6 +2423,10 @@ class StreamEndTest(StreamCase):
             for steps in [CHUNKED, framed(body) * bool(body) + LAST_CHUNK], [BARE + body, "close"]:
                 with self.subTest(steps=steps):
                     self.interrupted(steps, "", max_retries=0)
+
+    def test_an_event_of_any_type_is_a_chunk(self):
+        parts = [b"event: %s\n" % kind + event({"id": "x"}) for kind in (b"plain", b"", b"x:y")]
+        self.whole(stream_reply(*parts, event(chunk("a", "stop"))), "a")
 
     def test_done_alone_is_a_stream_without_chunks(self):
         self.assertEqual(self.whole(stream_reply(DONE), "").choices, [])
@@ -3176,6 +3192,10 @@ class KeepAliveTest(TransportCase):
                 call(completions.Client(base_url="http://127.0.0.1:1/v1", max_retries=0))
             except completions.APIConnectionError:
                 pass  # refused
+            ring = [completions.Client(base_url=sys.argv[1])]
+            call(ring[0])
+            ring.append(ring)  # whose parts end in any order
+            del ring
             gc.collect()
             call(completions)
             at_exit = completions.Client(base_url=sys.argv[1]), stream(completions)
@@ -3187,7 +3207,23 @@ class KeepAliveTest(TransportCase):
                 server = self.serve(reply(), stream_reply(event(chunk("Hi"))), reply(), tls=tls)
                 self.set_environment("COMPLETIONS_BASE_URL", server.base_url)
                 self.assertEqual(self.in_a_process(script, server.base_url), [])
-                self.assertEqual(len(server.requests), 5)
+                self.assertEqual(len(server.requests), 6)
+
+    def test_a_client_may_be_closed_while_others_use_it(self):
+        def use() -> None:
+            for _ in range(100):
+                ask(client)
+
+        def close() -> None:
+            while any(thread.is_alive() for thread in threads):
+                client.close()
+
+        with EchoServer() as server:
+            client = self.client(server)
+            threads = [threading.Thread(target=use) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            self.at_once(close, {"close": ()})
 
 
 @unittest.skipUnless(hasattr(signal, "pthread_kill"), "no signals to threads here")
@@ -3629,6 +3665,26 @@ class BoundsTest(TransportCase):
                 self.assertEqual(len(peaks), 3)
                 self.assertLess(max(map(int, peaks)), 16 + 6)
 
+    @unittest.skipUnless(os.path.exists("/proc/self/status"), "the kernel does not say")
+    @unittest.skipUnless(sys.implementation.name == "cpython", "garbage stays for a while")
+    def test_blank_lines_before_a_stream_take_no_memory(self):
+        script = """if True:
+            import resource
+            for _ in "ab":
+                with completions.create_stream(prompt="Hi", model="m") as stream:
+                    print(stream.response.text or next(stream).text, end=" ")
+                    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        """
+        a = framed(event(chunk("Hi", "stop"))) + LAST_CHUNK
+        for blank in b"\n", b"\r\n", b" \n", b"\xef\n", b" ":
+            with self.subTest(blank):
+                many = [framed(blank * (65536 // len(blank)))] * 320
+                server = self.serve(STREAM_HEAD + a, [STREAM_HEAD, *many, framed(b"\n") + a])
+                self.set_environment("COMPLETIONS_BASE_URL", server.base_url)
+                _, before, text, after = self.in_a_process(script)
+                self.assertEqual(text, "Hi")
+                self.assertLess(int(after) - int(before), 6 << 10)
+
     def test_lengths_that_lie_are_an_error(self):
         sizes = b"1" + b"0" * 13, b"1" + b"0" * 30, b"9" * 4000
         chunks = b"fffffffffff", b"f" * 99, b"f" * 999999, b"-5", b"z", b"", b"5" + b";x" * 99999
@@ -3908,6 +3964,15 @@ class CommandLineTest(ProcessCase):
         server = self.serve()
         code, _, err = self.run_main(server, "--json", *argv, "--stop=second", "p")
         self.assertEqual((code, err, sent_body(server)), (0, "", expected))
+
+    def test_what_python_cannot_count_or_nest_is_one_line(self):
+        deep = f"--logit-bias={'[' * 50_000}"
+        code, out, err = self.run_main(self.serve(), deep, "p")
+        self.assertEqual((code, out, err.count("\n")), (2, "", 1), err[-300:])
+        usage = chunk(choices=[], usage={"completion_tokens": 10**400})
+        server = self.serve(stream_reply(event(chunk("a", "stop")), event(usage), LAST))
+        code, out, err = self.run_main(server, "-v", "p")
+        self.assertEqual((code, out, err.count("\n")), (1, "a", 1), err[-300:])
 
     def test_help_says_what_each_option_is_for(self):
         self.set_environment("COLUMNS", "200")
