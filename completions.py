@@ -229,7 +229,7 @@ class CompletionsRequest(_Record):
             if value is not None or "None" not in annotation:
                 _check(name, annotation, value)
                 data[name] = [value] if name == "stop" and isinstance(value, str) else value
-        if "stream" in self.extra or not fields.keys().isdisjoint(data.pop("extra")):
+        if not {"stream", *fields}.isdisjoint(data.pop("extra")):
             raise ValueError("extra: holds stream, or what is a parameter of its own")
         return {**data, **self.extra}
 
@@ -311,6 +311,7 @@ def _unix_seconds(value: Any) -> Any:
 
 
 def _new(cls: type[T], data: Any, place: int | None = None) -> T:
+    """An instance made of a JSON object; `place` is that of a choice in the list of choices."""
     if not isinstance(data, dict):
         path = cls.__name__ if place is None else f"choices[{place}]"
         raise APIResponseValidationError(_misfit(path, "dict", data))
@@ -350,11 +351,12 @@ def _decoder() -> Any:
 
 
 def _json_value(text: str | bytes, or_raw: bool = False) -> Any:
+    """What JSON text says; for any other text an error with it as `body`, or the text itself."""
     try:
         text = text if isinstance(text, str) else str(text, "utf-8")
-        json = text.strip(" \t\r\n\ufeff")
-        value, end = _decoder().raw_decode(json)
-        return value if end == len(json) else _decoder().decode(json)  # which says what is wrong
+        stripped = text.strip(" \t\r\n\ufeff")
+        value, end = _decoder().raw_decode(stripped)
+        return value if end == len(stripped) else _decoder().decode(stripped)  # which raises
     except (ValueError, RecursionError) as error:
         if or_raw:
             return text
@@ -679,7 +681,7 @@ class Client(_Closing):
             reason = f"{len(body)} bytes that are no text"
         elif 300 <= status < 400 and "location" in headers:
             reason = f"redirects, which are not followed, to {headers['location']}"
-        elif status == 401 and not self._secrets:
+        elif status == 401 and not {"Authorization", "Api-key", "X-api-key"} & self._headers.keys():
             names = [*_keys(self._origin)] or ["COMPLETIONS_BASE_URL and COMPLETIONS_API_KEY"]
             reason += f" (no key was sent: give api_key, or set {' or '.join(names)})"
         reason = reason.strip() or data.decode("utf-8", "replace").strip() or answer.response.reason
@@ -913,7 +915,7 @@ def _events(connection: _Connection, limit: int) -> Iterator[tuple[bytes, bytes]
     https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation.
     A body that is plain JSON, or HTML, comes as one event of a type that no line can name."""
     bom, blank, (lf, cr) = b"\xef\xbb\xbf", b"\xef\xbb\xbf \t\r\n", b"\n\r"
-    piece = more = b""
+    piece = more = b""  # blank lines before the first event are dropped, however many there are
     while not (connection.over or more.strip(blank) or len(piece) > limit):
         more = connection.piece()
         piece = re.sub(rb"\A[\xef\xbb\xbf \t\r\n]*(?:[\r\n]|[ \t](?=[ \t]))", b"", piece + more)

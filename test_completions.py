@@ -1746,8 +1746,14 @@ class KeyTest(WatchedCase):
                 self.assertIn("Who are you?", message)
                 found = [variable for variable in names if variable in message]
                 self.assertEqual(found, [] if options else [name])
-        options = {"base_url": urls[0], "headers": {"api-key": KEY}}
-        self.assertNotIn("no key", str(self.fails(kind, self.authorization, **options)))
+        for options, hint in [
+            ({"headers": {"api-key": KEY}}, False),
+            ({"headers": {"X-API-Key": KEY}}, False),
+            ({"api_key": "EMPTY"}, False),
+            ({"headers": {"x-team": "production"}}, True),
+        ]:
+            message = str(self.fails(kind, self.authorization, base_url=urls[0], **options))
+            self.assertEqual("no key was sent" in message, hint, options)
 
 
 class WithOptionsTest(WatchedCase):
@@ -3209,21 +3215,27 @@ class KeepAliveTest(TransportCase):
                 self.assertEqual(self.in_a_process(script, server.base_url), [])
                 self.assertEqual(len(server.requests), 6)
 
-    def test_a_client_may_be_closed_while_others_use_it(self):
-        def use() -> None:
-            for _ in range(100):
-                ask(client)
+    def test_a_connection_that_another_thread_takes_first_is_neither_used_nor_missed(self):
+        class Contended(dict):
+            """The idle connections, of which another thread takes each just before this one."""
 
-        def close() -> None:
-            while any(thread.is_alive() for thread in threads):
-                client.close()
+            def pop(self, *args: object) -> object:
+                self.clear()
+                return super().pop(*args)
 
-        with EchoServer() as server:
-            client = self.client(server)
-            threads = [threading.Thread(target=use) for _ in range(4)]
-            for thread in threads:
-                thread.start()
-            self.at_once(close, {"close": ()})
+            def popitem(self) -> tuple:
+                self.clear()
+                return super().popitem()
+
+        server = self.serve()
+        client = self.client(server)
+        ask(client)
+        client._connections.idle = Contended(client._connections.idle)
+        ask(client)
+        self.assertEqual((len(server.requests), server.connections), (2, 2))
+        self.assertEqual(len(client._connections.idle), 1)
+        client.close()
+        self.assertEqual(len(client._connections.idle), 0)
 
 
 @unittest.skipUnless(hasattr(signal, "pthread_kill"), "no signals to threads here")
@@ -3269,10 +3281,10 @@ class InterruptTest(TransportCase):
         stream = self.client(server, timeout=10).create_stream("p", "m")
         with self.assertRaises(KeyboardInterrupt):
             list(stream)
+        self.eventually(lambda: closed == [b""])  # at once, not with the next use of the stream
         with self.assertRaises(completions.StreamInterruptedError) as caught:
             next(stream)
         self.assertEqual(caught.exception.partial.text, "a")
-        self.eventually(lambda: closed == [b""])
 
     @unittest.skipUnless(
         sys.implementation.name == "cpython", "they would end in weakref callbacks"
