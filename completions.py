@@ -669,7 +669,7 @@ class Client(_Closing):
 
     def _reported(self, body: Any) -> APIError:
         reason, details = _reason(body)
-        return APIError(self._message(reason or "an error without a message"), body=body, **details)
+        return APIError(self._message(reason) or "an error without a message", body=body, **details)
 
     def _status_error(self, answer: _Connection) -> APIStatusError:
         data, status, headers = answer.error_body(), answer.response.status, answer.headers
@@ -684,12 +684,12 @@ class Client(_Closing):
         elif status == 401 and not {"Authorization", "Api-key", "X-api-key"} & self._headers.keys():
             names = [*_keys(self._origin)] or ["COMPLETIONS_BASE_URL and COMPLETIONS_API_KEY"]
             reason += f" (no key was sent: give api_key, or set {' or '.join(names)})"
-        reason = reason.strip() or data.decode("utf-8", "replace").strip() or answer.response.reason
+        reason = self._message(reason) or self._message(data.decode("utf-8", "replace"))
         wait = _seconds(headers.get("retry-after-ms", ""), 1000)
         wait = _seconds(headers.get("retry-after", "")) if wait is None else wait
         kind = _BY_STATUS.get(min(status, 500), APIStatusError)
         details.update(status_code=status, headers=headers, retry_after=wait, body=body)
-        return kind(self._message(f"HTTP {status}: {reason}"), **details)
+        return kind(self._message(f"HTTP {status}: {reason or answer.response.reason}"), **details)
 
     def _failure(self, error: Any, kind: type[APIError], *ends: float, **more: Any) -> APIError:
         """The error of ours for what broke; after a deadline, that of its timeout."""

@@ -1922,11 +1922,11 @@ class ErrorTest(WatchedCase):
             ({"detail": [*loc, {"loc": ["n"], "msg": "too low"}]}, "too long; n: too low"),
             ({"message": "Forbidden"}, "Forbidden"),
             ([{"error": {"message": "In a list", "code": 1}}], "In a list", 1),
-            ({"unknown": "shape"}, '"unknown": "shape"'),
+            *(({"unknown": "shape"}, '"unknown": "shape"'), ({"error": "\x1b"}, '"error": "')),
             ({"error": {"message": "", "code": "why"}}, "why", "why"),
             *((html, "502 Bad Gateway"), (b"<html><body><h1>Oh</h1> no</body></html>", "Oh no")),
             *((b"upstream connect error", "upstream connect error"), ("Text", "Text"), (5, "5")),
-            *((b"", "Reason"), (b" \r\n ", "Reason"), (b"\xff", "1 bytes"), ("é".encode(), "é")),
+            *((b"", "Reason"), (b" \r\n\x1b", "Reason"), (b"\xff", "1 bytes"), ("é".encode(), "é")),
         ]
         for body, expected, *details in cases:
             with self.subTest(body):
@@ -2494,9 +2494,11 @@ class StreamErrorTest(StreamCase):
         self.assertEqual(outcomes, {"read", "refused"})
 
     def test_an_error_without_a_reason_is_an_error_all_the_same(self):
-        for bad in event({"error": {}}), event({"error": ""}), b"event: error\ndata:\n\n":
+        bads = [event({"error": nothing}) for nothing in ({}, "", "\x1b")]
+        for bad in [*bads, b"event: error\ndata:\n\n"]:
             with self.subTest(bad=bad):
-                list(self.break_by(completions.APIError, bad))
+                for error in self.break_by(completions.APIError, bad):
+                    self.assertEqual(str(error), "an error without a message")
 
     def test_an_event_that_is_no_chunk_is_an_error_that_holds_it(self):
         cases = [

@@ -20,6 +20,7 @@ import time
 import traceback
 import types
 import typing
+import warnings
 
 import hypothesis
 from hypothesis import strategies as st
@@ -43,13 +44,17 @@ hypothesis.settings.register_profile(
     suppress_health_check=list(hypothesis.HealthCheck),
 )
 hypothesis.settings.load_profile("fuzz")
+# What fails is shown; how large the strategies are that it came from would hide it.
+warnings.simplefilter("ignore", hypothesis.errors.HypothesisWarning)
 REFERENCE, SCRIPTED = t.ReferenceServer(), t.ScriptedServer()
 
 # ------------------------------------------------------------------------------- JSON and objects
 
 any_float = st.floats() | st.sampled_from([1e308, -0.0, 1e-320, math.inf, -math.inf, 1.5])
 any_int = st.integers() | st.sampled_from([0, -1, 2**31, 2**63, 10**4000])
-any_text = st.text() | st.sampled_from(["", "\ud800", "\u2028", "2021-01-01T00:00:00Z", "[DONE]"])
+any_text = st.text() | st.sampled_from(
+    ["\x1b", "", "\ud800", "\u2028", "2021-01-01T00:00:00Z", "[DONE]"]
+)
 scalars = st.none() | st.booleans() | any_int | any_float | any_text
 names = st.sampled_from([*FIELDS, "error", "stop_reason"]) | any_text
 any_json = st.recursive(
