@@ -27,6 +27,7 @@ import re
 import sys
 import time
 import weakref
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 TYPE_CHECKING = False  # type checkers take it as true; typing would cost milliseconds to import
@@ -223,7 +224,7 @@ class CompletionsRequest(_Record):
     def to_dict(self) -> dict[str, Any]:
         """The JSON object that is sent: without what is None, and with one `stop` as a list of one.
         Raises `TypeError` or `ValueError` that names a wrong argument, or key of `extra`."""
-        fields, data = CompletionsRequest.__annotations__, {}
+        fields, data = CompletionsRequest.__annotations__, Json()
         for name, annotation in fields.items():
             value = getattr(self, name)
             if value is not None or "None" not in annotation:
@@ -237,14 +238,14 @@ class CompletionsRequest(_Record):
         """`to_dict` as JSON text. Raises also for what has no JSON, NaN and infinities included."""
         import json
 
-        encode, members = json.JSONEncoder(allow_nan=False).encode, []
+        encode, members = json.JSONEncoder(allow_nan=False).encode, Json()
         for name, value in self.to_dict().items():
             try:
-                members.append(encode({name: value})[1:-1])
+                members[name] = encode({name: value})[1:-1]
             except (TypeError, ValueError, RecursionError) as error:
                 kind = TypeError if isinstance(error, TypeError) else ValueError
                 raise kind(f"{name}: {error}") from None
-        return f"{{{', '.join(members)}}}"
+        return f"{{{', '.join(members.values())}}}"
 
 
 if _unlisted:
@@ -253,32 +254,34 @@ if _unlisted:
 # Where a wrong type is an error, for the answer itself depends on it: what is expected.
 _DECISIVE = {"choices": "list", "text": "str", "index": "int", "finish_reason": "str"}
 _NUMBERS, _NONE, _flat = {float, int}, type(None), itertools.chain.from_iterable
-_Choice = CompletionChoice
+_is: Callable[[Any, Any], bool] = isinstance  # after it, checkers guess not what a list holds
 # Whether a value fits, or what makes it fit: by a field, or by an annotation without its nulls.
-_FITS: dict[str, Any] = {
-    "choices": lambda v: isinstance(v, list) and [_new(_Choice, c, i) for i, c in enumerate(v)],
+_FITS: dict[str, Callable[[Any], Any]] = {
+    "choices": lambda v: _is(v, list) and [_new(CompletionChoice, c, i) for i, c in enumerate(v)],
     "created": lambda v: _unix_seconds(v),
     "None": lambda v: v is None,
     "bool": lambda v: isinstance(v, bool),
     "str": lambda v: isinstance(v, str),
     "int": lambda v: isinstance(v, int) and not isinstance(v, bool),
     "float": lambda v: isinstance(v, (float, int)) and not isinstance(v, bool),
-    "dict[str, Any]": lambda v: isinstance(v, dict),
-    "dict[str, float]": lambda v: isinstance(v, dict) and {*map(type, v.values())} <= _NUMBERS,
-    "list[str]": lambda v: isinstance(v, list) and {*map(type, v)} <= {str},
-    "list[int]": lambda v: isinstance(v, list) and {*map(type, v)} <= {int},
-    "list[list[int]]": lambda v: isinstance(v, list) and all(map(_FITS["list[int]"], v)),
-    "list[float]": lambda v: isinstance(v, list) and {*map(type, v)} <= {float, int, _NONE},
+    "dict[str, Any]": lambda v: _is(v, dict),
+    "dict[str, float]": lambda v: _is(v, dict) and {*map(type, v.values())} <= _NUMBERS,
+    "list[str]": lambda v: _is(v, list) and {*map(type, v)} <= {str},
+    "list[int]": lambda v: _is(v, list) and {*map(type, v)} <= {int},
+    "list[list[int]]": lambda v: _is(v, list) and all(map(_FITS["list[int]"], v)),
+    "list[float]": lambda v: _is(v, list) and {*map(type, v)} <= {float, int, _NONE},
     "list[dict[str, float]]": lambda v: (
-        isinstance(v, list)
+        _is(v, list)
         and {*map(type, v)} <= {dict, _NONE}
         and {type(number) for item in v if item for number in item.values()} <= _NUMBERS
     ),
     "Mapping[str, str]": lambda v: hasattr(v, "items") and all(map(_FITS["str"], _flat(v.items()))),
+    "LogProbs": lambda v: _is(v, dict) and _new(LogProbs, v),
+    "Usage": lambda v: _is(v, dict) and _new(Usage, v),
+    "PromptTokensDetails": lambda v: _is(v, dict) and _new(PromptTokensDetails, v),
+    "CompletionTokensDetails": lambda v: _is(v, dict) and _new(CompletionTokensDetails, v),
     "ssl.SSLContext": lambda v: hasattr(v, "wrap_socket"),
 }
-for _part in (LogProbs, Usage, PromptTokensDetails, CompletionTokensDetails):
-    _FITS[_part.__name__] = lambda v, cls=_part: isinstance(v, dict) and _new(cls, v)
 
 
 def _check(name: str, annotation: str, value: Any) -> None:
@@ -287,8 +290,7 @@ def _check(name: str, annotation: str, value: Any) -> None:
 
 
 def _read_plan(cls: Any) -> tuple[dict[str, Any], ...]:
-    """How a dataclass is read: the type that nearly every value of a field has, what tells of any
-    other whether it fits, and the defaults."""
+    """By field: the type that nearly every value has, what tells if any other fits, the default."""
     types = {n: item.type.replace(" | None", "") for n, item in cls.__dataclass_fields__.items()}
     names = [name for name in types if name not in ("extra", "request_id")]
     kinds = {name: {"str": str, "int": int}.get(types[name], object) for name in names}
@@ -312,7 +314,7 @@ def _unix_seconds(value: Any) -> Any:
 
 def _new(cls: type[T], data: Any, place: int | None = None) -> T:
     """An instance made of a JSON object; `place` is that of a choice in the list of choices."""
-    if not isinstance(data, dict):
+    if not _is(data, dict):
         path = cls.__name__ if place is None else f"choices[{place}]"
         raise APIResponseValidationError(_misfit(path, "dict", data))
     kinds, readers, defaults = _plan(cls)
@@ -379,8 +381,7 @@ class APIError(Exception):
 
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__(message)
-        self.message = message
-        vars(self).update(details)
+        vars(self).update(details, message=message)
 
 
 class APIStatusError(APIError):
@@ -439,19 +440,19 @@ class StreamInterruptedError(APIConnectionError):
     """A stream ended before the answer did: `partial` holds what had arrived."""
 
 
-_STATUSES = (400, 401, 403, 404, 409, 422, 429, 500)  # as defined above; the last from 500 on
-_BY_STATUS: dict[int, type[APIStatusError]] = dict(zip(_STATUSES, APIStatusError.__subclasses__()))
+# In the order of their definition; the last is for all from 500 on.
+_ERRORS: Any = dict(zip((400, 401, 403, 404, 409, 422, 429, 500), APIStatusError.__subclasses__()))
 
 
 def _is_error(got: Any) -> bool:  # older vLLM has the second form
-    return isinstance(got, dict) and (got.get("error") is not None or got.get("object") == "error")
+    return _is(got, dict) and (got.get("error") is not None or got.get("object") == "error")
 
 
 def _reason(body: Any) -> tuple[str, dict[str, Any]]:
     """What an error body says, in whichever shape, and the code, type and param that it gives."""
     details: dict[str, Any] = {}
-    while body and isinstance(body, (dict, list)):
-        if isinstance(body, list):
+    while body and _is(body, (dict, list)):
+        if _is(body, list):
             try:  # FastAPI's, one fault after the other
                 body = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in body)
             except (KeyError, TypeError, ValueError, RecursionError):
@@ -687,7 +688,7 @@ class Client(_Closing):
         reason = self._message(reason) or self._message(data.decode("utf-8", "replace"))
         wait = _seconds(headers.get("retry-after-ms", ""), 1000)
         wait = _seconds(headers.get("retry-after", "")) if wait is None else wait
-        kind = _BY_STATUS.get(min(status, 500), APIStatusError)
+        kind: type[APIStatusError] = _ERRORS.get(min(status, 500), APIStatusError)
         details.update(status_code=status, headers=headers, retry_after=wait, body=body)
         return kind(self._message(f"HTTP {status}: {reason or answer.response.reason}"), **details)
 
@@ -795,14 +796,13 @@ class CompletionsStream(_Closing):
     that the server stops. A stream belongs to one thread at a time.
     """
 
-    def __init__(self, client: Client, asked: int, answer: _Connection, deadline: float) -> None:
+    def __init__(self, client: Any, asked: int, answer: _Connection, deadline: float) -> None:
         self.request_id = answer.headers.get("x-request-id")
         self._client, self._asked, self._deadline = client, asked, deadline
         self._connection: _Connection | None = answer
         self._events = _events(answer, client._options["max_response_bytes"])
-        self._top: Json = {}
-        self._seen: Json = {}  # the last chunk without its choices; most are alike
-        self._choices: dict[int, Json] = {}
+        self._top, self._seen = Json(), Json()  # the latter: the last chunk's; most are alike
+        self._choices: dict[int, Json] = defaultdict(lambda: {"text": io.StringIO()})
         self._error: APIError | None = None
         self._first: CompletionsResponse | None = None
         self._first = next(self, None)
@@ -867,7 +867,7 @@ class CompletionsStream(_Closing):
         body = _json_value(data, or_raw=kind == b"error")
         if kind == b"error" or _is_error(body):
             raise self._client._reported(body)
-        if kind != b"\n" and isinstance(body, dict) and body.get("choices") is None:
+        if kind != b"\n" and _is(body, dict) and body.get("choices") is None:
             body["choices"] = []
         chunk = CompletionsResponse.from_dict(body)
         chunk.request_id = self.request_id
@@ -879,7 +879,10 @@ class CompletionsStream(_Closing):
                 if value is not None and not first:
                     self._top[name] = value
         for choice, part in zip(chunk.choices, choices):
-            _merge(self._choices.setdefault(choice.index, {}), part)
+            whole = self._choices[choice.index]
+            whole["text"].write(choice.text)
+            if choice.finish_reason is not None or choice.logprobs or choice.extra:
+                _merge(whole, {**part, "text": None})
         return chunk
 
     def _is_whole(self) -> bool:
@@ -902,20 +905,20 @@ def _merge(whole: Json, part: Json) -> None:
 
 def _plain(merged: Json) -> Json:
     """A JSON object that does not change any more."""
-    return {name: _COPIES.get(type(value), lambda v: v)(value) for name, value in merged.items()}
+    return {name: _COPIES.get(type(value), copy.copy)(value) for name, value in merged.items()}
 
 
-_JOINED: dict[type, Any] = {str: (io.StringIO, io.StringIO.write), list: (list, list.extend)}
-_JOINED[dict] = (dict, _merge)
-_COPIES: dict[type, Any] = {io.StringIO: io.StringIO.getvalue, list: list.copy, dict: _plain}
+_JOINED: dict[Any, Any] = {str: (io.StringIO, io.StringIO.write), dict: (dict, _merge)}
+_JOINED[list] = (list, vars(list)["extend"])
+_COPIES: dict[Any, Any] = {io.StringIO: io.StringIO.getvalue, dict: _plain}
 
 
 def _events(connection: _Connection, limit: int) -> Iterator[tuple[bytes, bytes]]:
     """The type and the data of each server-sent event of a body, as in
     https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation.
     A body that is plain JSON, or HTML, comes as one event of a type that no line can name."""
-    bom, blank, (lf, cr) = b"\xef\xbb\xbf", b"\xef\xbb\xbf \t\r\n", b"\n\r"
-    piece = more = b""  # blank lines before the first event are dropped, however many there are
+    bom, blank, (lf, cr), after_cr = b"\xef\xbb\xbf", b"\xef\xbb\xbf \t\r\n", b"\n\r", False
+    piece = more = kind = b""  # blank lines before the first event are dropped, however many
     while not (connection.over or more.strip(blank) or len(piece) > limit):
         more = connection.piece()
         piece = re.sub(rb"\A[\xef\xbb\xbf \t\r\n]*(?:[\r\n]|[ \t](?=[ \t]))", b"", piece + more)
@@ -926,7 +929,6 @@ def _events(connection: _Connection, limit: int) -> Iterator[tuple[bytes, bytes]
     piece = piece[3:] if piece.startswith(bom) else piece
     line: Any = b""  # this and data are a bytearray once they grow, else copying would cost most
     data: Any = b""
-    kind, after_cr = b"", False
     while piece:
         if after_cr or cr in piece:
             piece, after_cr = piece[after_cr and piece[:1] == b"\n" :], piece[-1:] == b"\r"
@@ -1032,12 +1034,11 @@ class _Connection:
         """Sends a request (method, target, body, headers) and reads the answer up to its body."""
         from http.client import HTTPConnection
 
-        parts: list[bytes] = []
-        client, self.wire.received = HTTPConnection("in.the.headers"), False
-        client.sock, vars(client)["send"] = self.reader, parts.append
+        client, message, self.wire.received = HTTPConnection("in.the.headers"), io.BytesIO(), False
+        client.sock, vars(client)["send"] = self.reader, message.write
         try:
             client.request(*request)
-            sent = self.send(memoryview(b"".join(parts)), deadline)
+            sent = self.send(message.getbuffer(), deadline)
             self.wire.deadline = deadline
             self.response = client.getresponse()
             if self.wire.ended:
@@ -1119,10 +1120,9 @@ class _KeepAlive:
         """A connection on which the answer has begun, a kept one where there is one."""
         began, deadline = time.monotonic(), _deadline(request.timeout)
         tunnel = getattr(request, "_tunnel_host", None)  # to the server: `host` is its proxy
-        headers = request.headers
-        credentials = headers.pop("Proxy-authorization", None) if tunnel else None
+        credentials = request.headers.pop("Proxy-authorization", None) if tunnel else None
         key = os.getpid(), request.type, request.host, tunnel, credentials
-        post = request.get_method(), request.selector, request.data, headers
+        post = request.get_method(), request.selector, request.data, request.headers
         connection = self.kept(key)
         if connection:
             try:

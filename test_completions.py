@@ -4475,7 +4475,7 @@ NEVER_AT_IMPORT = (
     "urllib.request http.client ssl json email logging argparse datetime socket typing asyncio"
 ).split()
 IMPORTED_AT_ONCE = {"__future__", "dataclasses", "functools", "inspect", "io", "itertools"}
-IMPORTED_AT_ONCE |= {"copy", "os", "re", "sys", "time", "weakref"}
+IMPORTED_AT_ONCE |= {"collections", "copy", "os", "re", "sys", "time", "weakref"}
 IMPORTED_WHEN_USED = {"argparse", "datetime", "email.utils", "http.client", "json"}
 IMPORTED_WHEN_USED |= {"socket", "ssl", "urllib.parse", "urllib.request"}
 ATTRIBUTES = {  # all that is used of the modules by which a program reaches the machine
