@@ -241,7 +241,7 @@ class CompletionsRequest(_Record):
         encode, members = json.JSONEncoder(allow_nan=False).encode, Json()
         for name, value in self.to_dict().items():
             try:
-                members[name] = encode({name: value})[1:-1]
+                members[name] = f"{encode(name)}: {encode(value)}"
             except (TypeError, ValueError, RecursionError) as error:
                 kind = TypeError if isinstance(error, TypeError) else ValueError
                 raise kind(f"{name}: {error}") from None
@@ -264,7 +264,7 @@ _FITS: dict[str, Callable[[Any], Any]] = {
     "str": lambda v: isinstance(v, str),
     "int": lambda v: isinstance(v, int) and not isinstance(v, bool),
     "float": lambda v: isinstance(v, (float, int)) and not isinstance(v, bool),
-    "dict[str, Any]": lambda v: _is(v, dict),
+    "dict[str, Any]": lambda v: _is(v, dict) and all(map(_FITS["str"], v)),
     "dict[str, float]": lambda v: _is(v, dict) and {*map(type, v.values())} <= _NUMBERS,
     "list[str]": lambda v: _is(v, list) and {*map(type, v)} <= {str},
     "list[int]": lambda v: _is(v, list) and {*map(type, v)} <= {int},
@@ -285,8 +285,10 @@ _FITS: dict[str, Callable[[Any], Any]] = {
 
 
 def _check(name: str, annotation: str, value: Any) -> None:
-    if not any(_FITS[kind](value) for kind in annotation.split(" | ")):
-        raise TypeError(_misfit(name, annotation, value))
+    for kind in annotation.split(" | "):
+        if _FITS[kind](value):
+            return
+    raise TypeError(_misfit(name, annotation, value))
 
 
 def _read_plan(cls: Any) -> tuple[dict[str, Any], ...]:
@@ -628,7 +630,7 @@ class Client(_Closing):
 
         began, connection, status, request_id = time.monotonic(), None, None, None
         try:
-            request = Request(self._url, body, self._headers, method="POST")
+            request = Request(self._url, body, self._headers, self._origin, method="POST")
             connection = self._opener().open(request, timeout=_time_left(deadline))
             status, request_id = connection.response.status, connection.headers.get("x-request-id")
             request_id = request_id and self._message(request_id)
@@ -659,14 +661,13 @@ class Client(_Closing):
     def _response(self, connection: _Connection, _: float) -> CompletionsResponse:
         try:
             body = _json_value(connection.whole_body(self._options["max_response_bytes"]))
+            if _is_error(body):
+                raise self._reported(body)
+            response = CompletionsResponse.from_dict(body)
+            response.request_id = connection.headers.get("x-request-id")
+            return response
         finally:
-            request_id = connection.headers.get("x-request-id")
             self._connections.release(connection)
-        if _is_error(body):
-            raise self._reported(body)
-        response = CompletionsResponse.from_dict(body)
-        response.request_id = request_id
-        return response
 
     def _reported(self, body: Any) -> APIError:
         reason, details = _reason(body)
@@ -974,9 +975,7 @@ _TCP_OPTIONS = {"NODELAY": 1, "KEEPIDLE": 60, "KEEPALIVE": 60, "KEEPINTVL": 60, 
 
 
 def _network_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
-    from http.client import HTTPException
-
-    return (OSError, HTTPException, *more)
+    return (OSError, sys.modules["http.client"].HTTPException, *more)
 
 
 def _deadline(seconds: float | None) -> float:
