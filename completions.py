@@ -1037,7 +1037,7 @@ class _Connection:
         client.sock, vars(client)["send"] = self.reader, message.write
         try:
             client.request(*request)
-            sent = self.send(message.getbuffer(), deadline)
+            sent = self.send(memoryview(message.getvalue()), deadline)
             self.wire.deadline = deadline
             self.response = client.getresponse()
             if self.wire.ended:
