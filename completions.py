@@ -975,7 +975,7 @@ _TCP_OPTIONS = {"NODELAY": 1, "KEEPIDLE": 60, "KEEPALIVE": 60, "KEEPINTVL": 60, 
 
 
 def _network_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
-    return (OSError, sys.modules["http.client"].HTTPException, *more)
+    return (OSError, sys.modules["http.client"].HTTPException, *more)  # imported by urllib
 
 
 def _deadline(seconds: float | None) -> float:

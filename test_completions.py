@@ -1667,12 +1667,17 @@ class OptionsTest(WatchedCase):
             "http://h/a\nb",
             "http://h\t/",
             "http://h\r\nX: y/",
-            *("http://h:0", "http://u\uff20h/v1", "https://api.openai.com\uff0f.example/v1"),
+            *(
+                "http://h:0",
+                "http://h:65536",
+                "http://u\uff20h/v1",
+                "https://api.openai.com\uff0f.example/v1",
+            ),
         ]
         for base_url in cases:
             with self.subTest(base_url.encode()):
                 error = self.fails(ValueError, completions.Client, base_url=base_url)
-                self.assertIn("base_url", str(error))
+                self.assertRegex(str(error), "^base_url: ")
                 self.set_environment("COMPLETIONS_BASE_URL", base_url)
                 self.fails(ValueError, completions.Client)
 
@@ -1754,6 +1759,8 @@ class KeyTest(WatchedCase):
         ]:
             message = str(self.fails(kind, self.authorization, base_url=urls[0], **options))
             self.assertEqual("no key was sent" in message, hint, options)
+        message = str(self.fails(kind, self.authorization, base_url="http://elsewhere/v1"))
+        self.assertIn("or set COMPLETIONS_BASE_URL and COMPLETIONS_API_KEY)", message)
 
 
 class WithOptionsTest(WatchedCase):
@@ -1805,6 +1812,7 @@ class WithOptionsTest(WatchedCase):
             headers = sent(server)[1]
             found = [headers.get(name) for name in ("authorization", "x-secret", "x-new")]
             self.assertEqual(found, expected)
+        self.assertRegex(str(self.fails(TypeError, client.with_options, base_url=5)), "^base_url: ")
 
     def test_a_subclass_stays_one(self) -> None:
         class Tenant(completions.Client):
