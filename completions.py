@@ -383,7 +383,8 @@ class APIError(Exception):
 
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__(message)
-        vars(self).update(details, message=message)
+        self.message = message
+        vars(self).update(details)
 
 
 class APIStatusError(APIError):
@@ -1046,10 +1047,9 @@ class _Connection:
             self.wire.close()
             raise
         self.headers = {name.lower(): value for name, value in self.response.getheaders()}
-        self.left = self.response.length  # None for a chunked body, and one that the end ends
+        self.left, self.body = self.response.length, io.BytesIO()  # None: chunked, or to the end
         self.reusable = sent and not self.response.will_close and self.response.status >= 200
         self.over = self.done = False  # done: the answer is whole, its last bytes may be to come
-        self.body = io.BytesIO()
         return self
 
     def send(self, data: memoryview, deadline: float) -> bool:
