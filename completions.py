@@ -223,7 +223,7 @@ class CompletionsRequest(_Record):
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object that is sent: without what is None, and with one `stop` as a list of one.
-        Raises `TypeError` or `ValueError` that names a wrong argument, or key of `extra`."""
+        Raises `TypeError` or `ValueError` that names a wrong argument."""
         fields, data = CompletionsRequest.__annotations__, Json()
         for name, annotation in fields.items():
             value = getattr(self, name)
@@ -254,7 +254,7 @@ if _unlisted:
 # Where a wrong type is an error, for the answer itself depends on it: what is expected.
 _DECISIVE = {"choices": "list", "text": "str", "index": "int", "finish_reason": "str"}
 _NUMBERS, _NONE, _flat = {float, int}, type(None), itertools.chain.from_iterable
-_is: Callable[[Any, Any], bool] = isinstance  # after it, checkers guess not what a list holds
+_is: Callable[[Any, Any], bool] = isinstance  # but type checkers do not narrow by it
 # Whether a value fits, or what makes it fit: by a field, or by an annotation without its nulls.
 _FITS: dict[str, Callable[[Any], Any]] = {
     "choices": lambda v: _is(v, list) and [_new(CompletionChoice, c, i) for i, c in enumerate(v)],
@@ -443,7 +443,7 @@ class StreamInterruptedError(APIConnectionError):
     """A stream ended before the answer did: `partial` holds what had arrived."""
 
 
-# In the order of their definition; the last is for all from 500 on.
+# The classes in the order of their definition; the last is for all from 500 on.
 _ERRORS: Any = dict(zip((400, 401, 403, 404, 409, 422, 429, 500), APIStatusError.__subclasses__()))
 
 
@@ -687,7 +687,7 @@ class Client(_Closing):
         elif status == 401 and not {"Authorization", "Api-key", "X-api-key"} & self._headers.keys():
             names = [*_keys(self._origin)] or ["COMPLETIONS_BASE_URL and COMPLETIONS_API_KEY"]
             reason += f" (no key was sent: give api_key, or set {' or '.join(names)})"
-        reason = self._message(reason) or self._message(data.decode("utf-8", "replace"))
+        reason = self._message(reason) or self._message(data.decode("utf-8", "replace").strip())
         wait = _seconds(headers.get("retry-after-ms", ""), 1000)
         wait = _seconds(headers.get("retry-after", "")) if wait is None else wait
         kind: type[APIStatusError] = _ERRORS.get(min(status, 500), APIStatusError)
@@ -803,7 +803,7 @@ class CompletionsStream(_Closing):
         self._client, self._asked, self._deadline = client, asked, deadline
         self._connection: _Connection | None = answer
         self._events = _events(answer, client._options["max_response_bytes"])
-        self._top, self._seen = Json(), Json()  # the latter: the last chunk's; most are alike
+        self._top, self._seen = Json(), Json()  # seen: the last chunk's, without choices
         self._choices: dict[int, Json] = defaultdict(lambda: {"text": io.StringIO()})
         self._error: APIError | None = None
         self._first: CompletionsResponse | None = None
@@ -893,11 +893,11 @@ class CompletionsStream(_Closing):
         return self._asked <= len(finished) == len(self._choices)
 
 
-def _merge(whole: Json, part: Json) -> None:
-    """Adds a choice, or its log-probs, to what came before."""
+def _merge(whole: Json, part: Json, nested: str | None = "logprobs") -> None:
+    """Adds a choice, or the `nested` object in it, to what came before."""
     for name, value in part.items():
         make, join = _JOINED.get(type(value), (None, None))
-        if make and name != "finish_reason" and (make is not dict or name == "logprobs"):
+        if make and name != "finish_reason" and (type(value) is not dict or name == nested):
             if type(whole.get(name)) is not make:
                 whole[name] = make()
             join(whole[name], value)
@@ -910,9 +910,10 @@ def _plain(merged: Json) -> Json:
     return {name: _COPIES.get(type(value), copy.copy)(value) for name, value in merged.items()}
 
 
-_JOINED: dict[Any, Any] = {str: (io.StringIO, io.StringIO.write), dict: (dict, _merge)}
-_JOINED[list] = (list, vars(list)["extend"])
-_COPIES: dict[Any, Any] = {io.StringIO: io.StringIO.getvalue, dict: _plain}
+# What a value is joined in, and how. A defaultdict is what _merge made, not JSON as it came.
+_JOINED: dict[Any, Any] = {dict: (defaultdict, functools.partial(_merge, nested=None))}
+_JOINED.update({str: (io.StringIO, io.StringIO.write), list: (list, vars(list)["extend"])})
+_COPIES: dict[Any, Any] = {io.StringIO: io.StringIO.getvalue, defaultdict: _plain}
 
 
 def _events(connection: _Connection, limit: int) -> Iterator[tuple[bytes, bytes]]:
@@ -976,7 +977,9 @@ _TCP_OPTIONS = {"NODELAY": 1, "KEEPIDLE": 60, "KEEPALIVE": 60, "KEEPINTVL": 60, 
 
 
 def _network_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
-    return (OSError, sys.modules["http.client"].HTTPException, *more)  # imported by urllib
+    from http.client import HTTPException
+
+    return (OSError, HTTPException, *more)
 
 
 def _deadline(seconds: float | None) -> float:
@@ -1019,8 +1022,6 @@ class _Reader(io.BufferedReader):
 
     def close(self) -> None:
         pass
-
-    flush = close
 
 
 class _Connection:
@@ -1146,7 +1147,7 @@ class _KeepAlive:
 
     def release(self, connection: _Connection) -> None:
         """Keeps a connection whose answer was read to its end, and closes any other."""
-        whole = connection.over or connection.done
+        whole, connection.body = connection.over or connection.done, io.BytesIO()
         if whole and connection.reusable and len(self.idle) < self.room:
             self.idle[connection] = time.monotonic()
         else:

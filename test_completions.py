@@ -1863,6 +1863,15 @@ class LifetimeTest(WatchedCase):
         self.assertEqual(run_script(script, server), (f"{text}{text}0\n{text}", ""))
         self.assertEqual((server.connections, len(server.requests)), (2, 3))
 
+    def test_an_idle_connection_does_not_keep_its_last_answer(self) -> None:
+        server = self.serve(reply({**answer(), "large": "x" * 1_000_000}))
+        client = self.client(server)
+        client.create("p", "m")
+        [connection] = client._connections.idle
+        client.create("p", "m")
+        self.assertEqual([*client._connections.idle], [connection])
+        self.assertEqual(connection.body.getvalue(), b"")
+
     def test_forgotten_clients_and_the_default_one_close_without_a_warning(self) -> None:
         script = """
             import completions, gc, sys
@@ -1945,6 +1954,8 @@ class ErrorTest(WatchedCase):
                 with contextlib.suppress(AttributeError, UnicodeDecodeError):
                     body = body.decode()
                 self.assertEqual((error.body, error.message), (body, str(error)))
+        error, _ = self.failure(reply(b" " * 6000 + b'{"unknown": "shape"}', 400))
+        self.assertIn('"unknown": "shape"', str(error))
 
     def test_whatever_the_body_the_message_is_one_short_line(self) -> None:
         def nested(levels: int) -> bytes:
@@ -2500,6 +2511,21 @@ class StreamErrorTest(StreamCase):
                 except completions.APIResponseValidationError:
                     outcomes.add("refused")
         self.assertEqual(outcomes, {"read", "refused"})
+
+    def test_what_is_nearly_too_deep_to_read_is_merged_and_lost_by_no_error(self):
+        for name in "a", "logprobs":
+            for depth in 500, 900, 960, 985, 990:
+                deep = "%s1%s" % (f'{{"{name}":' * depth, "}" * depth)
+                for form in '{"text": "a", "logprobs": %s}', '{"text": "a", "deep": %s}':
+                    part = event('{"choices": [%s]}' % (form % deep))
+                    with self.subTest(name=name, depth=depth, form=form):
+                        steps = stream_reply(part, part, event({"error": "no"}))
+                        with self.assertRaises(completions.APIError) as caught:
+                            list(self.stream(steps))
+                        if type(caught.exception) is completions.APIError:
+                            self.assertEqual(caught.exception.partial.text, "aa")
+                        else:  # too deep for the interpreter's JSON
+                            self.assertIsInstance(caught.exception, ValueError)
 
     def test_an_error_without_a_reason_is_an_error_all_the_same(self):
         bads = [event({"error": nothing}) for nothing in ({}, "", "\x1b")]
@@ -4449,6 +4475,16 @@ def handler(event, context):
     left = context["milliseconds"] / 1000 - 0.5
     return client.with_options(timeout=left).create(event["prompt"], "m").to_dict()
 """
+UNLOADED = """
+import sys, completions
+stream = completions.create_stream("p", "m")
+del sys.modules["http.client"]
+try:
+    list(stream)
+except completions.StreamInterruptedError:
+    sys.exit()
+raise AssertionError("no error")
+"""
 OPENERS = """
 import io, os, socket, urllib.request, urllib.response
 import completions
@@ -4643,6 +4679,10 @@ class EmbeddingTest(EmbedCase):
                     gone.clear()
                     self.assertEqual(server.connections, call)
                 self.assertEqual(len(server.requests), 3)
+
+    def test_a_module_that_is_unloaded_meanwhile_changes_no_error(self):
+        server = self.serve([stream_reply(event(chunk("a"))), "close"])
+        self.python("-W", "error", "-c", UNLOADED, server=server)
 
     def test_the_openers_of_urllib_and_ours_do_not_meet(self):
         moved = reply(b"", 302, "Location: http://192.0.2.1/")
