@@ -2831,7 +2831,7 @@ print(json.dumps([costs, sizes, len(stream.response.text)]))
         output = subprocess.check_output(command, env=environment, timeout=50)
         costs, sizes, length = json.loads(output.decode())
         self.assertEqual((len(costs), length), (40, 5 * 200_000))
-        self.assertLess(min(costs[-10:]), 1.5 * min(costs[:10]), costs)
+        self.assertLess(min(costs[-10:]), 3 * min(costs[:10]), costs)  # if it grew, more than 10
         self.assertLess(min(costs[1::2]), 1.3 * min(costs[::2]), costs)
         grown = sizes[37] - sizes[17]  # 100,000 chunks apart: so often StringIO tidies up
         self.assertLess(grown, 4_000_000, sizes)
