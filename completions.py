@@ -803,7 +803,7 @@ class CompletionsStream(_Closing):
         self._client, self._asked, self._deadline = client, asked, deadline
         self._connection: _Connection | None = answer
         self._events = _events(answer, client._options["max_response_bytes"])
-        self._top, self._seen = Json(), Json()  # seen: the last chunk's, without choices
+        self._top, self._seen = Json(), Json()  # merged; the last chunk's: most are alike
         self._choices: dict[int, Json] = defaultdict(lambda: {"text": io.StringIO()})
         self._error: APIError | None = None
         self._first: CompletionsResponse | None = None
@@ -1048,7 +1048,7 @@ class _Connection:
             self.wire.close()
             raise
         self.headers = {name.lower(): value for name, value in self.response.getheaders()}
-        self.left, self.body = self.response.length, io.BytesIO()  # None: chunked, or to the end
+        self.left, self.body = self.response.length, io.BytesIO()  # left: None if not known
         self.reusable = sent and not self.response.will_close and self.response.status >= 200
         self.over = self.done = False  # done: the answer is whole, its last bytes may be to come
         return self
@@ -1146,7 +1146,7 @@ class _KeepAlive:
         return None
 
     def release(self, connection: _Connection) -> None:
-        """Keeps a connection whose answer was read to its end, and closes any other."""
+        """Keeps a connection, not its answer, if that was read to its end; closes any other."""
         whole, connection.body = connection.over or connection.done, io.BytesIO()
         if whole and connection.reusable and len(self.idle) < self.room:
             self.idle[connection] = time.monotonic()

@@ -2837,9 +2837,6 @@ print(json.dumps([costs, sizes, len(stream.response.text)]))
         self.assertLess(grown, 4_000_000, sizes)
 
 
-# ------------------------------------------------------------------------------------ the transport
-
-
 # ---------------------------------------------------------------------------- the transport
 
 
