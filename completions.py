@@ -74,11 +74,7 @@ class _Received(_Record):
         What is unknown or of a wrong type goes to `extra`; but choices, text, index, finish_reason
         of a wrong type raise `APIResponseValidationError`, which says where; `data` is its `body`.
         """
-        try:
-            return _new(cls, data)
-        except APIResponseValidationError as error:
-            error.body = data
-            raise
+        return _new(cls, data)
 
     @classmethod
     def from_json(cls: type[T], text: str | bytes) -> T:
@@ -257,7 +253,7 @@ _NUMBERS, _NONE, _flat = {float, int}, type(None), itertools.chain.from_iterable
 _is: Callable[[Any, Any], bool] = isinstance  # but type checkers do not narrow by it
 # Whether a value fits, or what makes it fit: by a field, or by an annotation without its nulls.
 _FITS: dict[str, Callable[[Any], Any]] = {
-    "choices": lambda v: _is(v, list) and [_new(CompletionChoice, c, i) for i, c in enumerate(v)],
+    "choices": lambda v: _is(v, list),
     "created": lambda v: _unix_seconds(v),
     "None": lambda v: v is None,
     "bool": lambda v: isinstance(v, bool),
@@ -314,11 +310,11 @@ def _unix_seconds(value: Any) -> Any:
         return False
 
 
-def _new(cls: type[T], data: Any, place: int | None = None) -> T:
-    """An instance made of a JSON object; `place` is that of a choice in the list of choices."""
+def _new(cls: type[T], data: Any, place: int | None = None, answer: Any = None) -> T:
+    """An instance made of a JSON object; `place` is that of a choice among those of `answer`."""
     if not _is(data, dict):
         path = cls.__name__ if place is None else f"choices[{place}]"
-        raise APIResponseValidationError(_misfit(path, "dict", data))
+        raise APIResponseValidationError(_misfit(path, "dict", data), body=answer or data)
     kinds, readers, defaults = _plan(cls)
     new = cls.__new__(cls)
     values = new.__dict__ = {**defaults, "index": place} if place else defaults.copy()
@@ -333,10 +329,14 @@ def _new(cls: type[T], data: Any, place: int | None = None) -> T:
             fit = readers[name](value)
             if fit is False and name in _DECISIVE:
                 path = name if place is None else f"choices[{place}].{name}"
-                raise APIResponseValidationError(_misfit(path, _DECISIVE[name], value))
+                message = _misfit(path, _DECISIVE[name], value)
+                raise APIResponseValidationError(message, body=answer or data)
             (extra if fit is False else values)[name] = value if isinstance(fit, bool) else fit
-    if values.get("choices", extra) is None:
-        raise APIResponseValidationError(_misfit("choices", "list", None))
+    if "choices" in values:
+        if values["choices"] is None:
+            raise APIResponseValidationError(_misfit("choices", "list", None), body=data)
+        parts = enumerate(values["choices"])
+        values["choices"] = [_new(CompletionChoice, part, i, data) for i, part in parts]
     return new
 
 
@@ -445,10 +445,6 @@ class StreamInterruptedError(APIConnectionError):
 
 # The classes in the order of their definition; the last is for all from 500 on.
 _ERRORS: Any = dict(zip((400, 401, 403, 404, 409, 422, 429, 500), APIStatusError.__subclasses__()))
-
-
-def _is_error(got: Any) -> bool:  # older vLLM has the second form
-    return _is(got, dict) and (got.get("error") is not None or got.get("object") == "error")
 
 
 def _reason(body: Any) -> tuple[str, dict[str, Any]]:
@@ -662,17 +658,19 @@ class Client(_Closing):
     def _response(self, connection: _Connection, _: float) -> CompletionsResponse:
         try:
             body = _json_value(connection.whole_body(self._options["max_response_bytes"]))
-            if _is_error(body):
-                raise self._reported(body)
+            self._refuse_error(body)
             response = CompletionsResponse.from_dict(body)
             response.request_id = connection.headers.get("x-request-id")
             return response
         finally:
             self._connections.release(connection)
 
-    def _reported(self, body: Any) -> APIError:
-        reason, details = _reason(body)
-        return APIError(self._message(reason) or "an error without a message", body=body, **details)
+    def _refuse_error(self, body: Any, kind: bytes = b"") -> None:
+        """Raises the error where an answer should be; older vLLM has the second form."""
+        told = _is(body, dict) and (body.get("error") is not None or body.get("object") == "error")
+        if told or kind == b"error":
+            reason, details = _reason(body)
+            raise APIError(self._message(reason) or "an unexplained error", body=body, **details)
 
     def _status_error(self, answer: _Connection) -> APIStatusError:
         data, status, headers = answer.error_body(), answer.response.status, answer.headers
@@ -803,7 +801,7 @@ class CompletionsStream(_Closing):
         self._client, self._asked, self._deadline = client, asked, deadline
         self._connection: _Connection | None = answer
         self._events = _events(answer, client._options["max_response_bytes"])
-        self._top, self._seen = Json(), Json()  # merged; the last chunk's: most are alike
+        self._raw, self._top, self._merged = Json(), Json(), Json()  # of all but choices
         self._choices: dict[int, Json] = defaultdict(lambda: {"text": io.StringIO()})
         self._error: APIError | None = None
         self._first: CompletionsResponse | None = None
@@ -820,7 +818,8 @@ class CompletionsStream(_Closing):
             raise copy.copy(self._error) if self._error else StopIteration
         wire, idle_timeout = self._connection.wire, self._client._options["idle_timeout"]
         try:
-            _time_left(self._deadline)
+            if time.monotonic() >= self._deadline:
+                raise TimeoutError
             if idle_timeout is not None:
                 wire.deadline = min(self._deadline, _deadline(idle_timeout))
             for kind, data in self._events:
@@ -848,7 +847,7 @@ class CompletionsStream(_Closing):
         not null. Made anew each time, at the cost of all the text.
         """
         choices = [{**_plain(self._choices[i]), "index": i} for i in sorted(self._choices)]
-        response = CompletionsResponse.from_dict({**self._top, "choices": choices})
+        response = CompletionsResponse.from_dict({**self._merged, "choices": choices})
         response.request_id = self.request_id
         return response
 
@@ -865,22 +864,22 @@ class CompletionsStream(_Closing):
         return error
 
     def _chunk(self, kind: bytes, data: bytes) -> CompletionsResponse:
-        """The chunk that an event holds, once it is merged into what came before."""
+        """The chunk of an event, once merged; what is around its choices is mostly as it was."""
         body = _json_value(data, or_raw=kind == b"error")
-        if kind == b"error" or _is_error(body):
-            raise self._client._reported(body)
-        if kind != b"\n" and _is(body, dict) and body.get("choices") is None:
-            body["choices"] = []
-        chunk = CompletionsResponse.from_dict(body)
-        chunk.request_id = self.request_id
-        choices = body.pop("choices")
-        if body != self._seen:
-            self._seen = body
-            for name, value in body.items():
-                first = name in {"id", "object", "created", "model"} and self._top.get(name)
-                if value is not None and not first:
-                    self._top[name] = value
-        for choice, part in zip(chunk.choices, choices):
+        parts: Any = body.get("choices") if _is(body, dict) else False
+        self._raw["choices"] = parts
+        if not (_is(parts, list) and self._top) or body != self._raw or kind == b"error":
+            self._client._refuse_error(body, kind)
+            parts = [] if parts is None and kind != b"\n" else parts
+            self._raw = Json(body, choices=[]) if _is(parts, list) else body
+            self._top.update(vars(_new(CompletionsResponse, self._raw)), request_id=self.request_id)
+            first = {"id", "object", "created", "model"} & {n for n, v in self._merged.items() if v}
+            self._merged.update({n: v for n, v in body.items() if v is not None and n not in first})
+        chunk = CompletionsResponse.__new__(CompletionsResponse)
+        chunk.__dict__ = {**self._top, "choices": [], "extra": {**self._top["extra"]}}
+        for place, part in enumerate(parts):
+            chunk.choices.append(_new(CompletionChoice, part, place, body))
+        for choice, part in zip(chunk.choices, parts):
             whole = self._choices[choice.index]
             whole["text"].write(choice.text)
             if choice.finish_reason is not None or choice.logprobs or choice.extra:

@@ -2532,7 +2532,7 @@ class StreamErrorTest(StreamCase):
         for bad in [*bads, b"event: error\ndata:\n\n"]:
             with self.subTest(bad=bad):
                 for error in self.break_by(completions.APIError, bad):
-                    self.assertEqual(str(error), "an error without a message")
+                    self.assertEqual(str(error), "an unexplained error")
 
     def test_an_event_that_is_no_chunk_is_an_error_that_holds_it(self):
         cases = [
@@ -2692,6 +2692,21 @@ class StreamResponseTest(StreamCase):
         self.assertEqual(texts, [[], ["b\r\n"], *[["a", "b\r\nc"]] * 3])
         for now, then in moments + given:  # what was given out does not change
             self.assertEqual(now, then)
+
+    def test_each_chunk_is_its_own_whatever_is_done_to_those_like_it(self):
+        head = {"id": "x", "created": 5, "model": "m", "tier": "low", "usage": None}
+        heads = [{}, {}, head, head, head, {**head, "created": []}, {**head, "tier": None}, head]
+        heads += [{**head, "usage": {"prompt_tokens": 1, "total_tokens": "1"}}] * 2
+        parts = [{**head, "choices": [{"text": f"{i}"}]} for i, head in enumerate(heads)]
+        given, body = [], framed(*map(event, parts), DONE)
+        for part, sent in zip(self.stream(CHUNKED + body + LAST_CHUNK), parts):
+            self.assertEqual(part, completions.CompletionsResponse.from_dict(sent))
+            self.assertEqual(part.request_id, "req-1")
+            given.append(part)
+            part.choices.append(part.choices[0])
+            part.extra.update(tier="high", more=1)
+            part.id = part.request_id = "mine"
+        self.assertEqual(len(given), len(parts))
 
     def test_a_stream_is_the_plain_answer_seed_for_seed(self):
         client = self.client(self.reference())

@@ -274,7 +274,8 @@ def child(who, kind, url, size):
         if kind == "threads":  # one client for all, but by hand a connection for each
             clients = [client if who == OURS else make(url) for _ in range(size)]
         actions = {"warm": (call, 300, 1), "threads": (threads, 1, 100 * size)}
-        action, times, each = actions.get(kind, (parse, max(5, 2560 // size), size))
+        # of parsing so much that the garbage collector comes round as often in each contestant
+        action, times, each = actions.get(kind, (parse, max(5, 7680 // size), size))
         for _ in range(2):  # the first round warms up
             start = time.process_time()
             for _ in range(times):
