@@ -1100,7 +1100,7 @@ class _Connection:
             if not self.over:
                 self.piece()
             self.reader.peek(1)
-        except _network_errors() as error:  # by name, for ssl may not have been imported
+        except Exception as error:  # by name, for ssl may not have been imported
             return self.over and type(error).__name__ in ("BlockingIOError", "SSLWantReadError")
         return False
 
