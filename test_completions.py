@@ -2475,6 +2475,10 @@ class StreamErrorTest(StreamCase):
         server = self.serve(stream_reply(event(chunk("a")), b"event: error\n" + event("null")))
         stream = self.client(server).create_stream("p", "m")
         self.assertEqual(self.fails(completions.APIError, list, stream).partial.text, "a")
+        alike = event(chunk("a"))  # though it would be one more chunk
+        steps = CHUNKED + framed(alike, b"event: error\n" + alike)
+        error = self.broken(completions.APIError, steps, "a")
+        self.assertEqual(error.body, json.loads(alike[6:]))
 
     def test_an_error_in_a_stream_is_raised_with_what_the_server_says(self):
         error = {"message": "Out of memory", "type": "server_error", "param": "n", "code": "oom"}
@@ -2580,7 +2584,7 @@ class StreamTimeoutTest(StreamCase):
         start = time.monotonic()
         error = self.broken(completions.APITimeoutError, steps, came, **options)
         taken = time.monotonic() - start
-        self.assertTrue(seconds - 0.01 <= taken < seconds + 0.5, taken)
+        self.assertTrue(seconds - 0.01 <= taken < seconds + 1, taken)
         self.assertIn(name, str(error))
 
     def test_a_timeout_bounds_a_stream_that_is_silent_or_only_has_comments_or_drips(self):
@@ -2984,7 +2988,7 @@ class TransportCase(Case):
         self.assertTrue(least <= seconds <= most, f"{least} <= {seconds} <= {most}")
 
     def times_out(self, client: completions.Client, kind: type = LATE, **request: object) -> None:
-        with self.takes(0.45, 1):  # the client's timeout is 0.5
+        with self.takes(0.45, 1.5):  # the client's timeout is 0.5; a busy machine adds to it
             self.fails(kind, ask, client, **request)
 
     def patch(self, owner: object, name: str, value: object) -> None:
@@ -3479,7 +3483,7 @@ class TimeoutTest(TransportCase):
             ([fails], completions.InternalServerError, 0.5),  # a wait that does not fit
             ([fails, fails, fails, "hold"], self.LATE, 0.75),
         ):
-            with self.subTest(kind), self.takes(least, 1.3):
+            with self.subTest(kind), self.takes(least, 1.8):
                 server = self.serve(*replies)
                 self.fails(kind, ask, self.client(server, timeout=0.8, max_retries=99))
                 self.assertGreater(len(server.requests), 2)
@@ -3940,6 +3944,13 @@ def controls(text: str) -> list[str]:
     return re.findall(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)
 
 
+def has_terminals() -> bool:
+    try:
+        return not any(map(os.close, os.openpty()))
+    except (AttributeError, OSError):
+        return False
+
+
 def sent_body(server: ScriptedServer) -> dict:
     """The body of a server's first request."""
     return json.loads(server.requests[0].partition(b"\r\n\r\n")[2].decode())
@@ -4122,7 +4133,7 @@ class CommandLineTest(ProcessCase):
         text = "\x1b[31m\x00\x07\x7f\x9b\r\n"
         self.assertEqual(self.run_main(self.serve(streamed(text)), "p"), (0, text, ""))
 
-    @unittest.skipUnless(hasattr(os, "openpty"), "no pseudo-terminals here")
+    @unittest.skipUnless(has_terminals(), "no pseudo-terminals here")
     def test_control_characters_are_shown_on_a_terminal(self):
         text, shown = "\x1b[31m\x00\x07\x7f\x9b\r\t\n☃", r"\x1b[31m\x00\x07\x7f\x9b\r" + "\t\n☃"
         for name, steps, expected in (
