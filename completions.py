@@ -261,9 +261,9 @@ _FITS: dict[str, Callable[[Any], Any]] = {
     "int": lambda v: isinstance(v, int) and not isinstance(v, bool),
     "float": lambda v: isinstance(v, (float, int)) and not isinstance(v, bool),
     "dict[str, Any]": lambda v: _is(v, dict) and all(map(_FITS["str"], v)),
-    "dict[str, float]": lambda v: _is(v, dict) and {*map(type, v.values())} <= _NUMBERS,
-    "list[str]": lambda v: _is(v, list) and {*map(type, v)} <= {str},
-    "list[int]": lambda v: _is(v, list) and {*map(type, v)} <= {int},
+    "dict[str, float]": lambda v: _is(v, dict) and all(map(_FITS["float"], v.values())),
+    "list[str]": lambda v: _is(v, list) and ({*map(type, v)} <= {str} or all(map(_FITS["str"], v))),
+    "list[int]": lambda v: _is(v, list) and ({*map(type, v)} <= {int} or all(map(_FITS["int"], v))),
     "list[list[int]]": lambda v: _is(v, list) and all(map(_FITS["list[int]"], v)),
     "list[float]": lambda v: _is(v, list) and {*map(type, v)} <= {float, int, _NONE},
     "list[dict[str, float]]": lambda v: (
@@ -532,8 +532,8 @@ class Client(_Closing):
     max_response_bytes  how large an answer, or one event of a stream, may be
 
     May be shared between threads and used after `fork`; a context manager; pickles with its key and
-    without its connections. Proxies are those of `urllib.request`. Raises `TypeError`, `ValueError`
-    that names the argument and shows no key and no header.
+    without its connections. Proxies are those of `urllib.request`. Raises a `TypeError` or
+    `ValueError` that names the argument and shows no key and no header.
     """
 
     def __init__(
@@ -580,7 +580,7 @@ class Client(_Closing):
         """The same, piece by piece: a `CompletionsStream`, once its first event has arrived."""
         request = _request(*args, **kwargs)
         body = f'{request.to_json()[:-1]}, "stream": true}}'
-        batch = isinstance(request.prompt, list) and not {int}.issuperset(map(type, request.prompt))
+        batch = isinstance(request.prompt, list) and not all(map(_FITS["int"], request.prompt[:1]))
         asked = (len(request.prompt) if batch else 1) * max(request.n or 1, 1)
         return self._call(body, functools.partial(CompletionsStream, self, asked))
 
@@ -724,8 +724,8 @@ def _endpoint(base_url: str | None) -> tuple[str, str, str]:
         if not {*"/?#@"}.isdisjoint(host):  # IDNA makes such of some other characters
             raise ValueError
     except (AttributeError, ValueError):
-        rule = "http:// or https://, a host, and perhaps a port, a path and a query, all in ASCII"
-        raise ValueError(f"base_url: expected {rule}, without a user or password") from None
+        rule = "http:// or https://, a host, perhaps a port, a path, a query; no user or password"
+        raise ValueError(f"base_url: expected {rule} (default: $COMPLETIONS_BASE_URL)") from None
     origin = re.sub("^(http:.*):80$|^(https:.*):443$", r"\1\2", f"{scheme.lower()}://{host}{port}")
     return base_url.strip(), f"{origin}{path.rstrip('/')}/completions{query}", origin
 
@@ -746,7 +746,7 @@ def _key(origin: str, given: str | None) -> str | None:
     keys = _keys(origin) if given is None else {"api_key": given.strip()}
     key = next((key for key in keys.values() if key or given is not None), None)
     if key is not None and not re.fullmatch(r"[!-~]+", key):
-        raise ValueError(f"{' or '.join(keys)}: the key (not shown) is not ASCII without spaces")
+        raise ValueError(f"{' or '.join(keys)}: the key (not shown) is empty, spaced or not ASCII")
     return key
 
 
@@ -801,7 +801,7 @@ class CompletionsStream(_Closing):
         self._client, self._asked, self._deadline = client, asked, deadline
         self._connection: _Connection | None = answer
         self._events = _events(answer, client._options["max_response_bytes"])
-        self._raw, self._top, self._merged = Json(), Json(), Json()  # of all but choices
+        self._raw, self._top, self._merged = Json(), Json(), Json()  # last, typed, all: no choices
         self._choices: dict[int, Json] = defaultdict(lambda: {"text": io.StringIO()})
         self._error: APIError | None = None
         self._first: CompletionsResponse | None = None
@@ -1069,7 +1069,7 @@ class _Connection:
         return True
 
     def piece(self) -> bytes:
-        """The next piece of the body; b"" at its end. Raises `ConnectionError` if it was cut."""
+        """The next piece of the body; b"" at its end. Raises what `_network_errors` has if cut."""
         piece = self.response.read1(65536 if self.left is None else min(self.left, 65536))
         self.over = not piece
         if self.left:
@@ -1279,7 +1279,7 @@ def _run(client: Client, as_json: bool, verbose: bool, request: dict[str, Any]) 
         finally:
             response = stream.response
             others = "".join(f"\n{choice.text}" for choice in response.choices if choice.index)
-            _show(others + "\n" * (sys.stdout.isatty() and not response.text.endswith("\n")))
+            _show(others + "\n" * (sys.stdout.isatty() and (response.text + others)[-1:] != "\n"))
     if verbose:
         usage, seconds = response.usage or Usage(), time.monotonic() - began
         speed = f"{seconds:.2f} s, {usage.completion_tokens / seconds:.1f} tokens/s"

@@ -1402,6 +1402,25 @@ class RequestDataTest(Case):
                 if value != math.inf:
                     self.assertEqual(json.loads(request.to_json()), request.to_dict())
 
+    def test_subclasses_of_what_json_has_are_what_they_are_subclasses_of(self):
+        class Text(str):
+            pass
+
+        class Whole(int):
+            pass
+
+        class Real(float):
+            pass
+
+        request = self.request(prompt=[Whole(7)], stop=[Text("x")], logit_bias={"7": Real(0.5)})
+        body = json.loads(request.to_json())
+        self.assertEqual([body[name] for name in ("prompt", "stop")], [[7], ["x"]])
+        self.assertEqual(body["logit_bias"], {"7": 0.5})
+        server = self.serve(stream_reply(event(chunk("a", "stop"))))  # the one that was asked for
+        client = self.client(server)
+        self.assertEqual(len(list(client.create_stream([Whole(7), Whole(8)], "m"))), 1)
+        self.assertEqual(len(list(client.create_stream([Text("7")], "m"))), 1)
+
     def test_what_has_no_json_and_what_extra_may_not_hold_is_named_and_nothing_is_sent(self):
         circle, deep = [], []
         circle.append(circle)
@@ -4136,11 +4155,14 @@ class CommandLineTest(ProcessCase):
     @unittest.skipUnless(has_terminals(), "no pseudo-terminals here")
     def test_control_characters_are_shown_on_a_terminal(self):
         text, shown = "\x1b[31m\x00\x07\x7f\x9b\r\t\n☃", r"\x1b[31m\x00\x07\x7f\x9b\r" + "\t\n☃"
+        other = {"index": 1, "text": "x", "finish_reason": "stop"}
+        ends = chunk("a\n", "stop"), {"choices": [other]}
         for name, steps, expected in (
             ("--n=1", streamed(text[:1], text[1:]), shown),
             ("--json", reply(answer("\x1b\x7f\x9b")), r'"\u001b\u007f\u009b"'),
             ("--json", reply(REASON[6:], 400), "No ☃ left"),
             ("--n=1", stream_reply(FIRST, REASON), "first\ncompletions: No ☃ left"),
+            ("--n=2", stream_reply(*map(event, ends)), "a\n\nx\n"),
         ):
             with self.subTest(expected):
                 ours, theirs = os.openpty()
