@@ -873,7 +873,7 @@ class CompletionsStream(_Closing):
             parts = [] if parts is None and kind != b"\n" else parts
             self._raw = Json(body, choices=[]) if _is(parts, list) else body
             self._top.update(vars(_new(CompletionsResponse, self._raw)), request_id=self.request_id)
-            first = {"id", "object", "created", "model"} & {n for n, v in self._merged.items() if v}
+            first = {n for n in ("id", "object", "created", "model") if self._merged.get(n)}
             self._merged.update({n: v for n, v in body.items() if v is not None and n not in first})
         chunk = CompletionsResponse.__new__(CompletionsResponse)
         chunk.__dict__ = {**self._top, "choices": [], "extra": {**self._top["extra"]}}
@@ -921,7 +921,7 @@ def _events(connection: _Connection, limit: int) -> Iterator[tuple[bytes, bytes]
     A body that is plain JSON, or HTML, comes as one event of a type that no line can name."""
     bom, blank, (lf, cr), after_cr = b"\xef\xbb\xbf", b"\xef\xbb\xbf \t\r\n", b"\n\r", False
     piece = more = kind = b""  # blank lines before the first event are dropped, however many
-    while not (connection.over or more.strip(blank) or len(piece) > limit):
+    while not (connection.over or more.strip(blank) or len(piece) > 4):
         more = connection.piece()
         piece = re.sub(rb"\A[\xef\xbb\xbf \t\r\n]*(?:[\r\n]|[ \t](?=[ \t]))", b"", piece + more)
     if piece.strip(blank)[:1] in (b"{", b"[", b"<"):
@@ -1043,9 +1043,9 @@ class _Connection:
             self.response = client.getresponse()
             if self.wire.ended:
                 raise ConnectionError("the connection ended in the middle of the headers")
-        except BaseException:
+        except BaseException as why:
             self.wire.close()
-            raise
+            raise ConnectionError("invalid headers") if _is(why, (TypeError, ValueError)) else why
         self.headers = {name.lower(): value for name, value in self.response.getheaders()}
         self.left, self.body = self.response.length, io.BytesIO()  # left: None if not known
         self.reusable = sent and not self.response.will_close and self.response.status >= 200
@@ -1064,18 +1064,18 @@ class _Connection:
                 pass
             except OSError:  # the server's answer may be there all the same
                 return False
-            if data and not self.is_quiet() and self.reader.peek(12)[9:10] not in (b"1", b"2"):
+            if data and not self.is_quiet() and self.reader.peek(12)[9:10] not in (b"", b"1", b"2"):
                 return False
         return True
 
     def piece(self) -> bytes:
         """The next piece of the body; b"" at its end. Raises what `_network_errors` has if cut."""
         piece = self.response.read1(65536 if self.left is None else min(self.left, 65536))
-        self.over = not piece
         if self.left:
             self.left -= len(piece)
-            if self.over:
+            if not piece:
                 raise ConnectionError("the connection ended before the answer did")
+        self.over = not piece
         return piece
 
     def whole_body(self, limit: int, start: bytes = b"") -> bytes:
@@ -1100,7 +1100,7 @@ class _Connection:
             if not self.over:
                 self.piece()
             self.reader.peek(1)
-        except Exception as error:  # by name, for ssl may not have been imported
+        except _network_errors() as error:  # by name, for ssl may not have been imported
             return self.over and type(error).__name__ in ("BlockingIOError", "SSLWantReadError")
         return False
 

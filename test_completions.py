@@ -3125,6 +3125,13 @@ class KeepAliveTest(TransportCase):
                 self.assertEqual((len(server.requests), server.connections), (2, 2))
                 self.assertTrue(server.left.wait(5))
 
+    def test_no_connection_is_kept_on_which_an_answer_was_cut(self):
+        sized = reply(event(chunk("Hi")), 200, "Content-Type: text/event-stream")[:-1]
+        for call, first in (ask, self.FIRST[:-1]), (ask, reply({}, 500)[:-1]), (ask_stream, sized):
+            client = self.client(self.serve([first, "close"]), max_retries=0)
+            self.assertRaises(completions.APIError, call, client)
+            self.assertEqual([*client._connections.idle], [])
+
     def test_an_idle_connection_that_the_server_closed_is_noticed_before_use(self):
         came = []  # on a connection that has been closed; up to 24 bytes are TLS's own farewell
 
@@ -3406,6 +3413,7 @@ class TimeoutTest(TransportCase):
 
         sized, headers = b"Content-Length: 99\r\n\r\n", b"X: y\r\n" * 99
         interim = b"HTTP/1.1 100 Continue\r\n\r\n" * 9
+        marks = STREAM_HEAD + framed(b"\xef" * 2**20)
         cases = {
             "silence": "hold",
             "a status line that drips": drip(b"HTTP/1.1 200 " + b"O" * 99),
@@ -3420,6 +3428,7 @@ class TimeoutTest(TransportCase):
             "a body without length that drips": [BARE_HEAD, *drip(b" " * 99)],
             "comments that drip": [STREAM_HEAD, *drip(framed(b":\n\n") * 99)],
             "a flood of comments": flood(BARE_HEAD, b": keep-alive\n\n" * 999),
+            "a flood of bytes that begin a mark": flood(marks, framed(b"\xef") * 999),
         }
         failing = [self.HEAD.replace(b"200", b"503") + sized, *drip(b" " * 99)]
         for stream in (False, True):
@@ -3780,6 +3789,7 @@ class BoundsTest(TransportCase):
                     call(self.client(server))
 
     def test_an_answer_that_is_no_http_is_a_connection_error(self):
+        multipart = "Content-Type: multipart/mixed; boundary*"
         cases = {
             "nothing": b"",
             "garbage": b"\0\xff\xfe\r\n\r\n",
@@ -3790,6 +3800,8 @@ class BoundsTest(TransportCase):
             "a negative number": b"HTTP/1.1 -200 OK\r\n\r\n{}",
             "HTTP/2": b"HTTP/2.0 200 OK\r\n\r\n{}",
             "101 headers": self.HEAD + b"X: y\r\n" * 101 + b"\r\n{}",
+            "a type beyond email": reply(None, 200, f"{multipart}=a; boundary*1=b"),
+            "a charset beyond email": reply(None, 200, f"{multipart}=undefined''x"),
         }
         floods = {
             "an endless status line": flood(b"HTTP/1.1 200 ", b"O" * 65536),
@@ -3812,9 +3824,10 @@ class BoundsTest(TransportCase):
             while not sock.recv(65536).endswith(b"}"):
                 pass
 
-        server = self.serve([b"HTTP/1.1 100 Continue\r\n\r\n", rest, reply()], early=True)
-        client = self.client(server)
-        self.assertEqual(client.create("x" * 4_000_000, "m").text, "This is a test")
+        for interim in [b"HTTP/1.1 100 Continue\r\n\r\n"], [b"HTTP/1.1 ", 0.3, b"100 OK\r\n\r\n"]:
+            server = self.serve([*interim, rest, reply()], early=True)
+            client = self.client(server, timeout=20, max_retries=0)
+            self.assertEqual(client.create("x" * 4_000_000, "m").text, "This is a test")
 
     def test_interim_answers_are_passed_over(self):
         interim = b"HTTP/1.1 100 Continue\r\nX: y\r\n\r\n"
