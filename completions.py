@@ -801,7 +801,7 @@ class CompletionsStream(_Closing):
         self._client, self._asked, self._deadline = client, asked, deadline
         self._connection: _Connection | None = answer
         self._events = _events(answer, client._options["max_response_bytes"])
-        self._raw, self._top, self._merged = Json(), Json(), Json()  # last, typed, all: no choices
+        self._raw, self._top, self._merged = Json(), Json(), Json()  # last; typed; all so far
         self._choices: dict[int, Json] = defaultdict(lambda: {"text": io.StringIO()})
         self._error: APIError | None = None
         self._first: CompletionsResponse | None = None
@@ -864,7 +864,7 @@ class CompletionsStream(_Closing):
         return error
 
     def _chunk(self, kind: bytes, data: bytes) -> CompletionsResponse:
-        """The chunk of an event, once merged; what is around its choices is mostly as it was."""
+        """The chunk of an event, once merged; all but its choices is typed only if it changed."""
         body = _json_value(data, or_raw=kind == b"error")
         parts: Any = body.get("choices") if _is(body, dict) else False
         self._raw["choices"] = parts
@@ -921,7 +921,7 @@ def _events(connection: _Connection, limit: int) -> Iterator[tuple[bytes, bytes]
     A body that is plain JSON, or HTML, comes as one event of a type that no line can name."""
     bom, blank, (lf, cr), after_cr = b"\xef\xbb\xbf", b"\xef\xbb\xbf \t\r\n", b"\n\r", False
     piece = more = kind = b""  # blank lines before the first event are dropped, however many
-    while not (connection.over or more.strip(blank) or len(piece) > 4):
+    while not (connection.over or more.strip(blank) or len(piece) > 4):  # mark and blank
         more = connection.piece()
         piece = re.sub(rb"\A[\xef\xbb\xbf \t\r\n]*(?:[\r\n]|[ \t](?=[ \t]))", b"", piece + more)
     if piece.strip(blank)[:1] in (b"{", b"[", b"<"):
@@ -1069,7 +1069,7 @@ class _Connection:
         return True
 
     def piece(self) -> bytes:
-        """The next piece of the body; b"" at its end. Raises what `_network_errors` has if cut."""
+        """The next piece of the body; b"" at its end. Raises one of `_network_errors` if cut."""
         piece = self.response.read1(65536 if self.left is None else min(self.left, 65536))
         if self.left:
             self.left -= len(piece)

@@ -2603,7 +2603,7 @@ class StreamTimeoutTest(StreamCase):
         start = time.monotonic()
         error = self.broken(completions.APITimeoutError, steps, came, **options)
         taken = time.monotonic() - start
-        self.assertTrue(seconds - 0.01 <= taken < seconds + 1, taken)
+        self.assertTrue(seconds - 0.01 <= taken < seconds + 0.5, taken)
         self.assertIn(name, str(error))
 
     def test_a_timeout_bounds_a_stream_that_is_silent_or_only_has_comments_or_drips(self):
@@ -2730,6 +2730,15 @@ class StreamResponseTest(StreamCase):
             part.extra.update(tier="high", more=1)
             part.id = part.request_id = "mine"
         self.assertEqual(len(given), len(parts))
+
+    def test_cost_does_not_grow_with_keys_that_no_chunk_had_before(self):
+        parts = [{f"k{i}": 1, "choices": [{"text": "x"}]} for i in range(16000)]
+        stream, costs = self.stream(CHUNKED + framed(*map(event, parts), DONE) + LAST_CHUNK), []
+        for _ in range(8):
+            began = time.thread_time()
+            self.assertEqual(len(list(itertools.islice(stream, 2000))), 2000)
+            costs.append(time.thread_time() - began)
+        self.assertLess(min(costs[-2:]), 4 * costs[0], costs)  # if it grew, more than 7
 
     def test_a_stream_is_the_plain_answer_seed_for_seed(self):
         client = self.client(self.reference())
@@ -3007,7 +3016,7 @@ class TransportCase(Case):
         self.assertTrue(least <= seconds <= most, f"{least} <= {seconds} <= {most}")
 
     def times_out(self, client: completions.Client, kind: type = LATE, **request: object) -> None:
-        with self.takes(0.45, 1.5):  # the client's timeout is 0.5; a busy machine adds to it
+        with self.takes(0.45, 1):  # the client's timeout is 0.5
             self.fails(kind, ask, client, **request)
 
     def patch(self, owner: object, name: str, value: object) -> None:
@@ -3511,7 +3520,7 @@ class TimeoutTest(TransportCase):
             ([fails], completions.InternalServerError, 0.5),  # a wait that does not fit
             ([fails, fails, fails, "hold"], self.LATE, 0.75),
         ):
-            with self.subTest(kind), self.takes(least, 1.8):
+            with self.subTest(kind), self.takes(least, 1.3):
                 server = self.serve(*replies)
                 self.fails(kind, ask, self.client(server, timeout=0.8, max_retries=99))
                 self.assertGreater(len(server.requests), 2)
