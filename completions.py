@@ -249,7 +249,7 @@ if _unlisted:
 
 # Where a wrong type is an error, for the answer itself depends on it: what is expected.
 _DECISIVE = {"choices": "list", "text": "str", "index": "int", "finish_reason": "str"}
-_NUMBERS, _NONE, _flat = {float, int}, type(None), itertools.chain.from_iterable
+_INT, _NUMBER_OR_NULL, _DICT_OR_NULL = {int}, {float, int, type(None)}, {dict, type(None)}
 _is: Callable[[Any, Any], bool] = isinstance  # but type checkers do not narrow by it
 # Whether a value fits, or what makes it fit: by a field, or by an annotation without its nulls.
 _FITS: dict[str, Callable[[Any], Any]] = {
@@ -262,16 +262,16 @@ _FITS: dict[str, Callable[[Any], Any]] = {
     "float": lambda v: isinstance(v, (float, int)) and not isinstance(v, bool),
     "dict[str, Any]": lambda v: _is(v, dict) and all(map(_FITS["str"], v)),
     "dict[str, float]": lambda v: _is(v, dict) and all(map(_FITS["float"], v.values())),
-    "list[str]": lambda v: _is(v, list) and ({*map(type, v)} <= {str} or all(map(_FITS["str"], v))),
-    "list[int]": lambda v: _is(v, list) and ({*map(type, v)} <= {int} or all(map(_FITS["int"], v))),
+    "list[str]": lambda v: _is(v, list) and not [x for x in v if not _is(x, str)],
+    "list[int]": lambda v: _is(v, list) and ({*map(type, v)} <= _INT or all(map(_FITS["int"], v))),
     "list[list[int]]": lambda v: _is(v, list) and all(map(_FITS["list[int]"], v)),
-    "list[float]": lambda v: _is(v, list) and {*map(type, v)} <= {float, int, _NONE},
+    "list[float]": lambda v: _is(v, list) and _NUMBER_OR_NULL.issuperset(map(type, v)),
     "list[dict[str, float]]": lambda v: (
         _is(v, list)
-        and {*map(type, v)} <= {dict, _NONE}
-        and {type(number) for item in v if item for number in item.values()} <= _NUMBERS
+        and _DICT_OR_NULL.issuperset(map(type, v))
+        and not [n for d in v if d for n in d.values() if not (type(n) is float or type(n) is int)]
     ),
-    "Mapping[str, str]": lambda v: hasattr(v, "items") and all(map(_FITS["str"], _flat(v.items()))),
+    "Mapping[str, str]": lambda v: hasattr(v, "items") and _FITS["list[str]"]([*v, *v.values()]),
     "LogProbs": lambda v: _is(v, dict) and _new(LogProbs, v),
     "Usage": lambda v: _is(v, dict) and _new(Usage, v),
     "PromptTokensDetails": lambda v: _is(v, dict) and _new(PromptTokensDetails, v),
