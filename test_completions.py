@@ -3593,11 +3593,19 @@ class TLSTest(TransportCase):
         made, make = [], ssl.create_default_context
         self.patch(ssl, "create_default_context", lambda *args: made.append(args) or make(*args))
         self.trust_authority()
-        server = self.secure([reply(None, 200, "Connection: close"), "close"])
+        context, agreed = server_context(), []
+        context.set_alpn_protocols(["http/1.1"])
+        steps = (
+            reply(None, 200, "Connection: close"),
+            lambda sock: agreed.append(sock.selected_alpn_protocol()),
+            "close",
+        )
+        server = self.serve(steps, tls=context)
         client = self.client(server)
         for _ in range(3):
             ask(client.with_options(timeout=9))
         self.assertEqual((server.connections, len(made)), (3, 1))
+        self.assertEqual(agreed, ["http/1.1"] * 3)  # as those expect who also speak HTTP/2
 
     @unittest.skipUnless(getattr(ssl, "HAS_TLSv1_3", False), "needs TLS 1.3")
     def test_an_idle_connection_may_select_as_readable_though_it_is_alive(self):
@@ -3663,6 +3671,7 @@ class ProxyTest(TransportCase):
                 self.assertNotIn(b"proxy-authorization", sent)
                 self.assertIn(f"\r\nhost: {url.split('/')[2]}\r\n".encode(), sent)
                 self.assertFalse(tls and (KEY in log or "User-Agent" in log))
+                self.assertEqual("\nHost: localhost:443\n" in log, bool(tls))
 
     def test_no_proxy_is_honoured(self):
         for server in (self.serve(), self.secure()):
@@ -3835,15 +3844,20 @@ class BoundsTest(TransportCase):
             with self.subTest(data[:size]):
                 self.fails(self.LOST, ask, client)
 
-    def test_an_upload_goes_on_after_an_interim_answer(self):
+    def test_an_upload_goes_on_after_an_interim_answer_or_the_beginning_of_the_answer(self):
         def rest(sock: socket.socket) -> None:
             while not sock.recv(65536).endswith(b"}"):
                 pass
 
-        for interim in [b"HTTP/1.1 100 Continue\r\n\r\n"], [b"HTTP/1.1 ", 0.3, b"100 OK\r\n\r\n"]:
-            server = self.serve([*interim, rest, reply()], early=True)
-            client = self.client(server, timeout=20, max_retries=0)
-            self.assertEqual(client.create("x" * 4_000_000, "m").text, "This is a test")
+        for steps in (
+            [b"HTTP/1.1 100 Continue\r\n\r\n", rest, reply()],
+            [b"HTTP/1.1 ", 0.3, b"100 OK\r\n\r\n", rest, reply()],
+            [reply()[:-9], 0.3, rest, reply()[-9:]],
+        ):
+            with self.subTest(steps):
+                server = self.serve(steps, early=True)
+                client = self.client(server, timeout=20, max_retries=0)
+                self.assertEqual(client.create("x" * 4_000_000, "m").text, "This is a test")
 
     def test_interim_answers_are_passed_over(self):
         interim = b"HTTP/1.1 100 Continue\r\nX: y\r\n\r\n"
