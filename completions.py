@@ -60,8 +60,7 @@ class _Record:
         return {**vars(self), "request_id": None} == {**vars(other), "request_id": None}
 
     def __repr__(self) -> str:
-        values = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
-        return f"{type(self).__name__}({values})"
+        return f"{type(self).__name__}({', '.join(f'{n}={v!r}' for n, v in vars(self).items())})"
 
 
 class _Received(_Record):
@@ -281,10 +280,8 @@ _FITS: dict[str, Callable[[Any], Any]] = {
 
 
 def _check(name: str, annotation: str, value: Any) -> None:
-    for kind in annotation.split(" | "):
-        if _FITS[kind](value):
-            return
-    raise TypeError(_misfit(name, annotation, value))
+    if not any(_FITS[kind](value) for kind in annotation.split(" | ")):
+        raise TypeError(_misfit(name, annotation, value))
 
 
 def _read_plan(cls: Any) -> tuple[dict[str, Any], ...]:
@@ -371,8 +368,7 @@ def _json_value(text: str | bytes, or_raw: bool = False) -> Any:
 
 
 class APIError(Exception):
-    """Whatever a server or a network does wrong, as `message` says in one line; itself, an error
-    where an answer should be."""
+    """What a server or a network does wrong; itself, an error object where an answer should be."""
 
     code: str | float | None = None  # the server's own code: text or a number
     type: str | None = None  # the server's name for this kind of error
@@ -646,14 +642,14 @@ class Client(_Closing):
         except _network_errors() as why:
             raise self._failure(why, APIConnectionError, deadline, request_id=request_id) from why
         except ValueError:  # whose text may quote a password
-            raise APIConnectionError("the URL of the proxy that is set cannot be used") from None
+            raise APIConnectionError("the URL of the server or a proxy cannot be used") from None
         finally:
             if connection:
                 self._connections.release(connection)
-            logging = sys.modules.get("logging")
-            if logging:
+            get_logger = getattr(sys.modules.get("logging"), "getLogger", None)
+            if get_logger:
                 facts = self._shown_url, status, time.monotonic() - began, request_id
-                logging.getLogger(__name__).debug("POST %s: %s in %.3f s, request id %s", *facts)
+                get_logger(__name__).debug("POST %s: %s in %.3f s, request id %s", *facts)
 
     def _response(self, connection: _Connection, _: float) -> CompletionsResponse:
         try:
@@ -814,24 +810,24 @@ class CompletionsStream(_Closing):
         if self._first:
             chunk, self._first = self._first, None
             return chunk
-        if not self._connection:
+        connection, idle_timeout = self._connection, self._client._options["idle_timeout"]
+        if not connection:
             raise copy.copy(self._error) if self._error else StopIteration
-        wire, idle_timeout = self._connection.wire, self._client._options["idle_timeout"]
         try:
             if time.monotonic() >= self._deadline:
                 raise TimeoutError
             if idle_timeout is not None:
-                wire.deadline = min(self._deadline, _deadline(idle_timeout))
+                connection.wire.deadline = min(self._deadline, _deadline(idle_timeout))
             for kind, data in self._events:
                 return self._chunk(kind, data)
-            if not self._connection.done and not self._is_whole():
+            if not connection.done and not self._is_whole():
                 raise ConnectionError("the connection ended before the answer did")
         except APIError as error:
             raise self._failed(error)
         except _network_errors() as why:
-            if time.monotonic() >= wire.deadline or not self._is_whole():
-                failure = functools.partial(self._client._failure, why, StreamInterruptedError)
-                raise self._failed(failure(self._deadline, wire.deadline)) from why
+            if time.monotonic() >= connection.wire.deadline or not self._is_whole():
+                ends: Any = (StreamInterruptedError, self._deadline, connection.wire.deadline)
+                raise self._failed(self._client._failure(why, *ends)) from why
         except BaseException as why:
             self._failed(StreamInterruptedError(f"interrupted by {type(why).__name__}"))
             raise
@@ -920,7 +916,8 @@ def _events(connection: _Connection, limit: int) -> Iterator[tuple[bytes, bytes]
     https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation.
     A body that is plain JSON, or HTML, comes as one event of a type that no line can name."""
     bom, blank, (lf, cr), after_cr = b"\xef\xbb\xbf", b"\xef\xbb\xbf \t\r\n", b"\n\r", False
-    piece = more = kind = b""  # blank lines before the first event are dropped, however many
+    line: Any = b""  # it and data are a bytearray once they grow, else copying would cost most
+    piece = more = kind = data = line  # blank lines before the first event are dropped
     while not (connection.over or more.strip(blank) or len(piece) > 4):  # mark and blank
         more = connection.piece()
         piece = re.sub(rb"\A[\xef\xbb\xbf \t\r\n]*(?:[\r\n]|[ \t](?=[ \t]))", b"", piece + more)
@@ -929,8 +926,6 @@ def _events(connection: _Connection, limit: int) -> Iterator[tuple[bytes, bytes]
         connection.done = True
         return
     piece = piece[3:] if piece.startswith(bom) else piece
-    line: Any = b""  # this and data are a bytearray once they grow, else copying would cost most
-    data: Any = b""
     while piece:
         if after_cr or cr in piece:
             piece, after_cr = piece[after_cr and piece[:1] == b"\n" :], piece[-1:] == b"\r"
@@ -1019,6 +1014,10 @@ class _Reader(io.BufferedReader):
     def makefile(self, _: str) -> _Reader:
         return self
 
+    def line_of_head(self, size: int) -> bytes:
+        # The email package would split an answer by its boundary: in quadratic time, or in vain.
+        return re.sub(rb"(?i)/(?<=multipart/)", b"-", super().readline(size))
+
     def close(self) -> None:
         pass
 
@@ -1027,8 +1026,7 @@ class _Connection:
     """A connection and the exchange that is going on over it."""
 
     def __init__(self, wire: _Socket, key: tuple[Any, ...]) -> None:
-        self.wire, self.reader, self.key = wire, _Reader(wire, 65536), key
-        self.over = True  # no body is being read
+        self.wire, self.reader, self.key, self.over = wire, _Reader(wire, 65536), key, True
 
     def ask(self, deadline: float, *request: Any) -> _Connection:
         """Sends a request (method, target, body, headers) and reads the answer up to its body."""
@@ -1036,6 +1034,7 @@ class _Connection:
 
         client, message, self.wire.received = HTTPConnection("in.the.headers"), io.BytesIO(), False
         client.sock, vars(client)["send"] = self.reader, message.write
+        vars(self.reader)["readline"] = self.reader.line_of_head
         try:
             client.request(*request)
             sent = self.send(memoryview(message.getvalue()), deadline)
@@ -1043,9 +1042,11 @@ class _Connection:
             self.response = client.getresponse()
             if self.wire.ended:
                 raise ConnectionError("the connection ended in the middle of the headers")
-        except BaseException as why:
+        except BaseException:
             self.wire.close()
-            raise ConnectionError("invalid headers") if _is(why, (TypeError, ValueError)) else why
+            raise
+        finally:
+            vars(self.reader).clear()
         self.headers = {name.lower(): value for name, value in self.response.getheaders()}
         self.left, self.body = self.response.length, io.BytesIO()  # left: None if not known
         self.reusable = sent and not self.response.will_close and self.response.status >= 200
