@@ -967,6 +967,7 @@ def _too_large(what: str, limit: int, body: bytes | None = None) -> APIResponseV
 
 _NOW = float("-inf")  # a deadline for what is there already
 _CONNECT_SECONDS, _IDLE_SECONDS, _IDLE_CONNECTIONS = 10, 60, 32
+_HEAD = 16384  # as in Node: the email package, which parses it, can take quadratic time
 _TCP_OPTIONS = {"NODELAY": 1, "KEEPIDLE": 60, "KEEPALIVE": 60, "KEEPINTVL": 60, "KEEPCNT": 5}
 
 
@@ -992,16 +993,18 @@ class _Socket(io.RawIOBase):
     """A socket to read from until `deadline`; closed with its last reference."""
 
     def __init__(self, sock: Any, deadline: float) -> None:
-        self.sock, self.deadline = sock, deadline
-        self.received = self.ended = False  # something, since it was reset; all there will be
+        self.sock, self.deadline, self.ended = sock, deadline, False
+        self.room = 0.0  # how many bytes more may come
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         self.sock.settimeout(0 if self.deadline == _NOW else _time_left(self.deadline))
-        size: int = self.sock.recv_into(buffer)
-        self.received, self.ended = self.received or size > 0, not size
+        if not self.room:
+            raise ConnectionError(f"the headers exceed {_HEAD} bytes")
+        size: int = self.sock.recv_into(buffer, min(len(buffer), self.room))
+        self.room, self.ended = self.room - size, not size
         return size
 
     def close(self) -> None:
@@ -1013,10 +1016,6 @@ class _Reader(io.BufferedReader):
 
     def makefile(self, _: str) -> _Reader:
         return self
-
-    def line_of_head(self, size: int) -> bytes:
-        # The email package would split an answer by its boundary: in quadratic time, or in vain.
-        return re.sub(rb"(?i)/(?<=multipart/)", b"-", super().readline(size))
 
     def close(self) -> None:
         pass
@@ -1032,21 +1031,18 @@ class _Connection:
         """Sends a request (method, target, body, headers) and reads the answer up to its body."""
         from http.client import HTTPConnection
 
-        client, message, self.wire.received = HTTPConnection("in.the.headers"), io.BytesIO(), False
+        client, message, self.wire.room = HTTPConnection("in.the.headers"), io.BytesIO(), _HEAD
         client.sock, vars(client)["send"] = self.reader, message.write
-        vars(self.reader)["readline"] = self.reader.line_of_head
         try:
             client.request(*request)
             sent = self.send(memoryview(message.getvalue()), deadline)
             self.wire.deadline = deadline
-            self.response = client.getresponse()
+            self.response, self.wire.room = client.getresponse(), float("inf")
             if self.wire.ended:
                 raise ConnectionError("the connection ended in the middle of the headers")
-        except BaseException:
+        except BaseException as why:
             self.wire.close()
-            raise
-        finally:
-            vars(self.reader).clear()
+            raise ConnectionError("invalid headers") if _is(why, (TypeError, ValueError)) else why
         self.headers = {name.lower(): value for name, value in self.response.getheaders()}
         self.left, self.body = self.response.length, io.BytesIO()  # left: None if not known
         self.reusable = sent and not self.response.will_close and self.response.status >= 200
@@ -1128,7 +1124,7 @@ class _KeepAlive:
             try:
                 return connection.ask(deadline, *post)
             except _network_errors():
-                if connection.wire.received or time.monotonic() >= min(began + 1, deadline):
+                if connection.wire.room < _HEAD or time.monotonic() >= min(began + 1, deadline):
                     raise
         return self.connected(key, deadline).ask(deadline, *post)
 
