@@ -29,6 +29,7 @@ import time
 import weakref
 from collections import defaultdict
 from dataclasses import dataclass, field
+from types import FunctionType
 
 TYPE_CHECKING = False  # type checkers take it as true; typing would cost milliseconds to import
 if TYPE_CHECKING:
@@ -567,8 +568,7 @@ class Client(_Closing):
         """The completion of a prompt; the parameters are those of `CompletionsRequest`. Raises
         `TypeError`, `ValueError` for what is wrong in the call, `APIError` for the rest:
         `APIStatusError` for a status that is no 2xx, `APIConnectionError` for one that is cut,
-        `APITimeoutError` after the timeout, `APIResponseValidationError` for what is no completion.
-        """
+        `APITimeoutError` after the timeout, `APIResponseValidationError` for no completion."""
         return self._call(_request(*args, **kwargs).to_json(), self._response)
 
     @_parameters_of(CompletionsRequest.__init__)
@@ -584,8 +584,7 @@ class Client(_Closing):
     def with_options(self, **changes: Any) -> Client:
         """A client that differs in the options named; shares the connections unless `ssl_context`
         is one of them. `headers` are added to those there are; to a `base_url` of another origin
-        neither they nor the key go along. Cheap: `client.with_options(timeout=left).create(...)`.
-        """
+        neither they nor the key go along. Cheap: `client.with_options(timeout=9).create(...)`."""
         kept: Json = {**self._options}
         if "base_url" in changes and _endpoint(changes["base_url"])[2] != self._origin:
             kept.update(api_key=None, headers={})
@@ -688,14 +687,13 @@ class Client(_Closing):
         details.update(status_code=status, headers=headers, retry_after=wait, body=body)
         return kind(self._message(f"HTTP {status}: {reason or answer.response.reason}"), **details)
 
-    def _failure(self, error: Any, kind: type[APIError], *ends: float, **more: Any) -> APIError:
+    def _failure(self, why: Any, kind: type[APIError], *ends: float, **more: Any) -> APIError:
         """The error of ours for what broke; after a deadline, that of its timeout."""
         for name, end in zip(("timeout", "idle_timeout"), ends):
             if time.monotonic() >= end:
                 limit = f"the {name} of {self._options[name]} s"
                 return APITimeoutError(f"POST {self._shown_url}: no answer within {limit}", **more)
-        text = f"POST {self._shown_url}: {type(error).__name__}: {error}"
-        return kind(self._message(text), **more)
+        return kind(self._message(f"POST {self._shown_url}: {type(why).__name__}: {why}"), **more)
 
     def _message(self, text: str) -> str:
         """`text` as a message can hold it: without secrets, printable, on one line, cut short."""
@@ -747,7 +745,7 @@ def _key(origin: str, given: str | None) -> str | None:
 
 
 def _checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
-    """The headers, by names as urllib spells them; `http.client` would quote a bad one."""
+    """The headers, by names as urllib spells them; none may end early and begin another."""
     _check("headers", "Mapping[str, str] | None", headers)
     fields = [(name.capitalize(), value) for name, value in (headers or {}).items()]
     form = r"(?!Content-length\n|Transfer-encoding\n)[!#$%&'*+.^_`|~0-9A-Za-z-]+\n[\t -~\xa0-\xff]*"
@@ -967,7 +965,6 @@ def _too_large(what: str, limit: int, body: bytes | None = None) -> APIResponseV
 
 _NOW = float("-inf")  # a deadline for what is there already
 _CONNECT_SECONDS, _IDLE_SECONDS, _IDLE_CONNECTIONS = 10, 60, 32
-_HEAD = 16384  # as in Node: the email package, which parses it, can take quadratic time
 _TCP_OPTIONS = {"NODELAY": 1, "KEEPIDLE": 60, "KEEPALIVE": 60, "KEEPINTVL": 60, "KEEPCNT": 5}
 
 
@@ -993,18 +990,15 @@ class _Socket(io.RawIOBase):
     """A socket to read from until `deadline`; closed with its last reference."""
 
     def __init__(self, sock: Any, deadline: float) -> None:
-        self.sock, self.deadline, self.ended = sock, deadline, False
-        self.room = 0.0  # how many bytes more may come
+        self.sock, self.deadline, self.received = sock, deadline, False  # something, since reset
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         self.sock.settimeout(0 if self.deadline == _NOW else _time_left(self.deadline))
-        if not self.room:
-            raise ConnectionError(f"the headers exceed {_HEAD} bytes")
-        size: int = self.sock.recv_into(buffer, min(len(buffer), self.room))
-        self.room, self.ended = self.room - size, not size
+        size: int = self.sock.recv_into(buffer)
+        self.received = self.received or size > 0
         return size
 
     def close(self) -> None:
@@ -1021,32 +1015,42 @@ class _Reader(io.BufferedReader):
         pass
 
 
+def _headers(reader: Any, **_: Any) -> Json:
+    """The headers of an answer (RFC 9112, section 5), by their names in lower case."""
+    headers, text = Json(), ""
+    for line in itertools.islice(iter(functools.partial(reader.readline, 65537), b""), 101):
+        if line in (b"\r\n", b"\n"):
+            return headers
+        text = (f"{text} " if line[:1] in b" \t" else "") + str(line, "latin-1").strip(" \t\r\n")
+        name, value = text.partition(":")[::2]
+        headers[name.rstrip().lower()] = value.lstrip(" \t")
+    raise ConnectionError("the headers were cut, or are more than 100")
+
+
 class _Connection:
     """A connection and the exchange that is going on over it."""
 
     def __init__(self, wire: _Socket, key: tuple[Any, ...]) -> None:
         self.wire, self.reader, self.key, self.over = wire, _Reader(wire, 65536), key, True
 
-    def ask(self, deadline: float, *request: Any) -> _Connection:
-        """Sends a request (method, target, body, headers) and reads the answer up to its body."""
-        from http.client import HTTPConnection
+    def ask(self, deadline: float, line: str, headers: Json, body: bytes = b"") -> _Connection:
+        """Sends a request and reads the answer up to its body."""
+        import http.client
 
-        client, message, self.wire.room = HTTPConnection("in.the.headers"), io.BytesIO(), _HEAD
-        client.sock, vars(client)["send"] = self.reader, message.write
+        lines = map(": ".join, {"Accept-encoding": "identity", **headers}.items())
+        head = "\r\n".join([f"{line} HTTP/1.1", *lines, "\r\n"]).encode("latin-1")
+        # The email package takes more time for headers than a call for all else; for some, hours.
+        names, self.wire.received = {**vars(http.client), "parse_headers": _headers}, False
+        response: Any = names["HTTPResponse"](self.reader)
         try:
-            client.request(*request)
-            sent = self.send(memoryview(message.getvalue()), deadline)
-            self.wire.deadline = deadline
-            self.response, self.wire.room = client.getresponse(), float("inf")
-            if self.wire.ended:
-                raise ConnectionError("the connection ended in the middle of the headers")
-        except BaseException as why:
+            sent, self.wire.deadline = self.send(memoryview(head + body), deadline), deadline
+            FunctionType(response.begin.__code__, names)(response)
+        except BaseException:
             self.wire.close()
-            raise ConnectionError("invalid headers") if _is(why, (TypeError, ValueError)) else why
-        self.headers = {name.lower(): value for name, value in self.response.getheaders()}
-        self.left, self.body = self.response.length, io.BytesIO()  # left: None if not known
-        self.reusable = sent and not self.response.will_close and self.response.status >= 200
-        self.over = self.done = False  # done: the answer is whole, its last bytes may be to come
+            raise
+        self.response, self.headers, self.body = response, response.headers, io.BytesIO()
+        self.reusable = sent and not response.will_close and response.status >= 200
+        self.left, self.over, self.done = response.length, False, False  # done: all but last bytes
         return self
 
     def send(self, data: memoryview, deadline: float) -> bool:
@@ -1067,7 +1071,7 @@ class _Connection:
 
     def piece(self) -> bytes:
         """The next piece of the body; b"" at its end. Raises one of `_network_errors` if cut."""
-        piece = self.response.read1(65536 if self.left is None else min(self.left, 65536))
+        piece: bytes = self.response.read1(65536 if self.left is None else min(self.left, 65536))
         if self.left:
             self.left -= len(piece)
             if not piece:
@@ -1118,13 +1122,14 @@ class _KeepAlive:
         tunnel = getattr(request, "_tunnel_host", None)  # to the server: `host` is its proxy
         credentials = request.headers.pop("Proxy-authorization", None) if tunnel else None
         key = os.getpid(), request.type, request.host, tunnel, credentials
-        post = request.get_method(), request.selector, request.data, request.headers
+        request.headers["Content-length"] = str(len(request.data))
+        post = f"POST {request.selector}", request.headers, request.data
         connection = self.kept(key)
         if connection:
             try:
                 return connection.ask(deadline, *post)
             except _network_errors():
-                if connection.wire.room < _HEAD or time.monotonic() >= min(began + 1, deadline):
+                if connection.wire.received or time.monotonic() >= min(began + 1, deadline):
                     raise
         return self.connected(key, deadline).ask(deadline, *post)
 
@@ -1158,8 +1163,7 @@ class _KeepAlive:
         from urllib.parse import urlsplit
 
         _, scheme, host, tunnel, secret = key
-        limit = min(deadline, time.monotonic() + _CONNECT_SECONDS)
-        target = urlsplit(f"//{host}")
+        limit, target = min(deadline, time.monotonic() + _CONNECT_SECONDS), urlsplit(f"//{host}")
         try:
             port = target.port or (443 if scheme == "https" and not tunnel else 80)
             wire = _Socket(_connected_socket(target.hostname or "", port, limit), limit)
@@ -1167,7 +1171,7 @@ class _KeepAlive:
                 target = urlsplit(f"//{tunnel}")
                 place = tunnel if target.port else f"{tunnel}:443"
                 headers = {"Host": place, **({"Proxy-Authorization": secret} if secret else {})}
-                said = _Connection(wire, key).ask(limit, "CONNECT", place, None, headers).response
+                said = _Connection(wire, key).ask(limit, f"CONNECT {place}", headers).response
                 if said.status != 200:
                     wire.close()
                     raise ConnectionError(f"no tunnel: the proxy said {said.status} {said.reason}")
