@@ -29,7 +29,6 @@ import time
 import weakref
 from collections import defaultdict
 from dataclasses import dataclass, field
-from types import FunctionType
 
 TYPE_CHECKING = False  # type checkers take it as true; typing would cost milliseconds to import
 if TYPE_CHECKING:
@@ -965,6 +964,7 @@ def _too_large(what: str, limit: int, body: bytes | None = None) -> APIResponseV
 
 _NOW = float("-inf")  # a deadline for what is there already
 _CONNECT_SECONDS, _IDLE_SECONDS, _IDLE_CONNECTIONS = 10, 60, 32
+_HEAD = 16384  # bytes, as in Node: the email package takes quadratic time for some headers
 _TCP_OPTIONS = {"NODELAY": 1, "KEEPIDLE": 60, "KEEPALIVE": 60, "KEEPINTVL": 60, "KEEPCNT": 5}
 
 
@@ -990,15 +990,18 @@ class _Socket(io.RawIOBase):
     """A socket to read from until `deadline`; closed with its last reference."""
 
     def __init__(self, sock: Any, deadline: float) -> None:
-        self.sock, self.deadline, self.received = sock, deadline, False  # something, since reset
+        self.sock, self.deadline, self.ended = sock, deadline, False
+        self.room = 0.0  # how many bytes more may come
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         self.sock.settimeout(0 if self.deadline == _NOW else _time_left(self.deadline))
-        size: int = self.sock.recv_into(buffer)
-        self.received = self.received or size > 0
+        if not self.room:
+            raise ConnectionError(f"the headers exceed {_HEAD} bytes")
+        size: int = self.sock.recv_into(buffer, min(len(buffer), self.room))
+        self.room, self.ended = self.room - size, not size
         return size
 
     def close(self) -> None:
@@ -1015,42 +1018,33 @@ class _Reader(io.BufferedReader):
         pass
 
 
-def _headers(reader: Any, **_: Any) -> Json:
-    """The headers of an answer (RFC 9112, section 5), by their names in lower case."""
-    headers, text = Json(), ""
-    for line in itertools.islice(iter(functools.partial(reader.readline, 65537), b""), 101):
-        if line in (b"\r\n", b"\n"):
-            return headers
-        text = (f"{text} " if line[:1] in b" \t" else "") + str(line, "latin-1").strip(" \t\r\n")
-        name, value = text.partition(":")[::2]
-        headers[name.rstrip().lower()] = value.lstrip(" \t")
-    raise ConnectionError("the headers were cut, or are more than 100")
-
-
 class _Connection:
     """A connection and the exchange that is going on over it."""
 
     def __init__(self, wire: _Socket, key: tuple[Any, ...]) -> None:
-        self.wire, self.reader, self.key, self.over = wire, _Reader(wire, 65536), key, True
+        self.wire, self.key, self.over = wire, key, True  # over: no body is being read
+        self.reader: Any = _Reader(wire, 65536)
 
     def ask(self, deadline: float, line: str, headers: Json, body: bytes = b"") -> _Connection:
         """Sends a request and reads the answer up to its body."""
-        import http.client
+        from http.client import HTTPResponse
 
         lines = map(": ".join, {"Accept-encoding": "identity", **headers}.items())
         head = "\r\n".join([f"{line} HTTP/1.1", *lines, "\r\n"]).encode("latin-1")
-        # The email package takes more time for headers than a call for all else; for some, hours.
-        names, self.wire.received = {**vars(http.client), "parse_headers": _headers}, False
-        response: Any = names["HTTPResponse"](self.reader)
+        self.response, self.wire.room = HTTPResponse(self.reader), _HEAD
         try:
             sent, self.wire.deadline = self.send(memoryview(head + body), deadline), deadline
-            FunctionType(response.begin.__code__, names)(response)
-        except BaseException:
+            self.response.begin()
+            if self.wire.ended:
+                raise ConnectionError("the connection ended in the middle of the headers")
+        except BaseException as why:
             self.wire.close()
-            raise
-        self.response, self.headers, self.body = response, response.headers, io.BytesIO()
-        self.reusable = sent and not response.will_close and response.status >= 200
-        self.left, self.over, self.done = response.length, False, False  # done: all but last bytes
+            raise ConnectionError("invalid headers") if _is(why, (TypeError, ValueError)) else why
+        self.headers = {name.lower(): value.strip() for name, value in self.response.getheaders()}
+        self.left, self.body = self.response.length, io.BytesIO()  # left: None if not known
+        self.reusable = sent and not self.response.will_close and self.response.status >= 200
+        self.over = self.done = False  # done: the answer is whole, its last bytes may be to come
+        self.wire.room = float("inf")
         return self
 
     def send(self, data: memoryview, deadline: float) -> bool:
@@ -1071,7 +1065,7 @@ class _Connection:
 
     def piece(self) -> bytes:
         """The next piece of the body; b"" at its end. Raises one of `_network_errors` if cut."""
-        piece: bytes = self.response.read1(65536 if self.left is None else min(self.left, 65536))
+        piece = self.response.read1(65536 if self.left is None else min(self.left, 65536))
         if self.left:
             self.left -= len(piece)
             if not piece:
@@ -1129,7 +1123,7 @@ class _KeepAlive:
             try:
                 return connection.ask(deadline, *post)
             except _network_errors():
-                if connection.wire.received or time.monotonic() >= min(began + 1, deadline):
+                if connection.wire.room < _HEAD or time.monotonic() >= min(began + 1, deadline):
                     raise
         return self.connected(key, deadline).ask(deadline, *post)
 

@@ -3465,7 +3465,6 @@ class TimeoutTest(TransportCase):
             "a status line that drips": drip(b"HTTP/1.1 200 " + b"O" * 99),
             "headers that drip": [self.HEAD, *drip(headers)],
             "interim answers that drip": drip(interim),
-            "a flood of interim answers": flood(b"", interim),
             "a sized body that drips": [self.HEAD + sized, *drip(b" " * 99)],
             "a sized body that stalls": [self.HEAD + sized + b" ", "hold"],
             "a chunked body that drips": [STREAM_HEAD, *drip(framed(b" ") * 99)],
@@ -3843,6 +3842,7 @@ class BoundsTest(TransportCase):
                     call(self.client(server))
 
     def test_an_answer_that_is_no_http_is_a_connection_error(self):
+        multipart = "Content-Type: multipart/mixed; boundary*"
         cases = {
             "nothing": b"",
             "garbage": b"\0\xff\xfe\r\n\r\n",
@@ -3853,40 +3853,40 @@ class BoundsTest(TransportCase):
             "a negative number": b"HTTP/1.1 -200 OK\r\n\r\n{}",
             "HTTP/2": b"HTTP/2.0 200 OK\r\n\r\n{}",
             "101 headers": self.HEAD + b"X: y\r\n" * 101 + b"\r\n{}",
+            "a type beyond email": reply(None, 200, f"{multipart}=a; boundary*1=b"),
+            "a charset beyond email": reply(None, 200, f"{multipart}=undefined''x"),
         }
         floods = {
             "an endless status line": flood(b"HTTP/1.1 200 ", b"O" * 65536),
             "an endless header line": flood(self.HEAD, b"x" * 65536),
             "endless headers": flood(self.HEAD, b"X: y\r\n" * 999),
-            "an endless folded header": flood(self.HEAD, b"X: y\r\n" + b" z\r\n" * 999),
+            "endless interim answers": flood(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 9),
         }
         for name, steps in {**{n: [data, "close"] for n, data in cases.items()}, **floods}.items():
             with self.subTest(name):
                 self.fails(self.LOST, ask, self.client(self.serve(steps)))
 
-    def test_headers_are_read_as_the_rfc_has_them_whatever_they_say(self):
-        many = b'multipart/mixed; "' + 30 * (b"\r\n " + b";" * 65000)  # hours, for email's parser
+    def test_headers_are_read_whatever_they_say(self):
         lines = {
             b"X-Plain: a:b;  c": ("x-plain", "a:b;  c"),
             b"X-TIGHT:\t5 \t": ("x-tight", "5"),
-            b"X-Spaced : 6": ("x-spaced", "6"),
-            b"X-Folded: a\r\n \t b:c\r\n\td": ("x-folded", "a b:c d"),
-            b"X-Late:\r\n a": ("x-late", "a"),
-            b"X-Latin: \xe9\x85 ": ("x-latin", "\xe9\x85"),
+            b"X-Latin: \xe9\xe8 ": ("x-latin", "\xe9\xe8"),
             b"X-Empty:": ("x-empty", ""),
-            b"no header": ("no header", ""),
-            b"Content-Type: " + many: ("content-type", many.replace(b"\r\n", b"").decode()),
+            b"X-Twice: 1": ("x-twice", "2"),
+            b"x-twice: 2": ("x-twice", "2"),
+            b"X-Late:\r\n a": ("x-late", "a"),
         }
         for end in b"\r\n", b"\n":
             data = end.join([b"HTTP/1.1 400 No", *lines, b"Content-LENGTH: 2", b"", b"{}"])
             error = self.fails(completions.BadRequestError, ask, self.client(self.serve(data)))
             self.assertEqual(error.headers, {**dict(lines.values()), "content-length": "2"})
 
-    def test_the_last_of_equal_headers_counts_and_of_headers_a_hundred(self):
-        own = ["X: y"] * 98
-        for more, end in ([], "This is a test"), (["X: z"], "This is a test"), (own[:2], self.LOST):
-            with self.subTest(more=more):
-                self.ends(end, ask, self.client(self.serve(reply(None, 200, *own, *more))))
+    def test_headers_are_bounded_and_nothing_else_is(self):
+        body = json.dumps({**answer(), "large": "x" * 99999}).encode()
+        for size, end in (16384, "This is a test"), (16385, self.LOST):
+            head = b"%sContent-Length: %d\r\nX: " % (self.HEAD, len(body))
+            head += b"y" * (size - len(head) - 4) + b"\r\n\r\n"
+            self.ends(end, ask, self.client(self.serve(head + body)))
 
     def test_an_answer_cut_anywhere_is_a_connection_error(self):
         data = reply(answer(), 200, "X-A: b")
@@ -4658,7 +4658,7 @@ NEVER_AT_IMPORT = (
     "urllib.request http.client ssl json email logging argparse datetime socket typing asyncio"
 ).split()
 IMPORTED_AT_ONCE = {"__future__", "dataclasses", "functools", "inspect", "io", "itertools"}
-IMPORTED_AT_ONCE |= {"collections", "copy", "os", "re", "sys", "time", "types", "weakref"}
+IMPORTED_AT_ONCE |= {"collections", "copy", "os", "re", "sys", "time", "weakref"}
 IMPORTED_WHEN_USED = {"argparse", "datetime", "email.utils", "http.client", "json"}
 IMPORTED_WHEN_USED |= {"socket", "ssl", "urllib.parse", "urllib.request"}
 ATTRIBUTES = {  # all that is used of the modules by which a program reaches the machine
