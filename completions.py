@@ -556,8 +556,8 @@ class Client(_Closing):
         private = {"Authorization": f"Bearer {key}", **own} if key else own
         words = {word for value in private.values() for word in value.split() if len(word) > 7}
         self._secrets = sorted(words, key=len, reverse=True)  # one may begin another
-        agent = "completions/{} Python/{}.{}".format(__version__, *sys.version_info)
-        public = {"Host": self._origin.partition("//")[2], "User-agent": agent}
+        public = {"Host": self._origin.partition("//")[2], "Accept-encoding": "identity"}
+        public["User-agent"] = "completions/{} Python/{}.{}".format(__version__, *sys.version_info)
         self._headers = {**public, "Content-type": "application/json", **private}
         self._connections = _KeepAlive(ssl_context)
         self._opener = functools.lru_cache(maxsize=1)(functools.partial(_opener, self._connections))
@@ -990,8 +990,8 @@ class _Socket(io.RawIOBase):
     """A socket to read from until `deadline`; closed with its last reference."""
 
     def __init__(self, sock: Any, deadline: float) -> None:
-        self.sock, self.deadline, self.ended = sock, deadline, False
-        self.room = 0.0  # how many bytes more may come
+        self.sock, self.deadline = sock, deadline
+        self.room, self.ended = 0.0, False  # how many bytes more may come; whether none will
 
     def readable(self) -> bool:
         return True
@@ -1025,16 +1025,19 @@ class _Connection:
         self.wire, self.key, self.over = wire, key, True  # over: no body is being read
         self.reader: Any = _Reader(wire, 65536)
 
-    def ask(self, deadline: float, line: str, headers: Json, body: bytes = b"") -> _Connection:
+    def ask(self, deadline: float, line: tuple[str, str], fields: Json, body: bytes) -> _Connection:
         """Sends a request and reads the answer up to its body."""
-        from http.client import HTTPResponse
+        from http.client import HTTPConnection
 
-        lines = map(": ".join, {"Accept-encoding": "identity", **headers}.items())
-        head = "\r\n".join([f"{line} HTTP/1.1", *lines, "\r\n"]).encode("latin-1")
-        self.response, self.wire.room = HTTPResponse(self.reader), _HEAD
+        client, message, self.wire.room = HTTPConnection("in.the.headers"), io.BytesIO(), _HEAD
+        client.sock, vars(client)["send"] = self.reader, message.write
         try:
-            sent, self.wire.deadline = self.send(memoryview(head + body), deadline), deadline
-            self.response.begin()
+            client.putrequest(*line, skip_host=True, skip_accept_encoding=True)
+            for name, value in fields.items():
+                client.putheader(name, value)
+            client.endheaders(body)
+            sent, self.wire.deadline = self.send(message.getbuffer(), deadline), deadline
+            self.response = client.getresponse()
             if self.wire.ended:
                 raise ConnectionError("the connection ended in the middle of the headers")
         except BaseException as why:
@@ -1043,8 +1046,8 @@ class _Connection:
         self.headers = {name.lower(): value.strip() for name, value in self.response.getheaders()}
         self.left, self.body = self.response.length, io.BytesIO()  # left: None if not known
         self.reusable = sent and not self.response.will_close and self.response.status >= 200
-        self.over = self.done = False  # done: the answer is whole, its last bytes may be to come
-        self.wire.room = float("inf")
+        # done: the answer is whole, its last bytes may be to come
+        self.over, self.done, self.wire.room = False, False, float("inf")
         return self
 
     def send(self, data: memoryview, deadline: float) -> bool:
@@ -1117,7 +1120,7 @@ class _KeepAlive:
         credentials = request.headers.pop("Proxy-authorization", None) if tunnel else None
         key = os.getpid(), request.type, request.host, tunnel, credentials
         request.headers["Content-length"] = str(len(request.data))
-        post = f"POST {request.selector}", request.headers, request.data
+        post = ("POST", request.selector), request.headers, request.data
         connection = self.kept(key)
         if connection:
             try:
@@ -1165,7 +1168,7 @@ class _KeepAlive:
                 target = urlsplit(f"//{tunnel}")
                 place = tunnel if target.port else f"{tunnel}:443"
                 headers = {"Host": place, **({"Proxy-Authorization": secret} if secret else {})}
-                said = _Connection(wire, key).ask(limit, f"CONNECT {place}", headers).response
+                said = _Connection(wire, key).ask(limit, ("CONNECT", place), headers, b"").response
                 if said.status != 200:
                     wire.close()
                     raise ConnectionError(f"no tunnel: the proxy said {said.status} {said.reason}")

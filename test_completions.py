@@ -1562,6 +1562,14 @@ class CallTest(WatchedCase):
             asked = {"prompt": "Grüße", "model": "m", "stop": ["x"], "n": 1, "top_k": 4, **more}
             self.assertEqual(body, asked)
 
+    def test_headers_of_the_caller_go_in_place_of_the_clients_own(self) -> None:
+        names = "HOST", "User-Agent", "accept-encoding", "Content-Type", "Authorization"
+        server = self.serve(reply())
+        self.client(server, headers=dict.fromkeys(names, "mine")).create("p", "m")
+        headers = sent(server)[1]
+        del headers["content-length"]
+        self.assertEqual(headers, dict.fromkeys(map(str.lower, names), "mine"))
+
     def test_the_functions_of_the_module_pickle(self) -> None:
         for function in completions.create, completions.create_stream:
             self.assertIs(pickle.loads(pickle.dumps(function)), function)
