@@ -1036,7 +1036,8 @@ class _Connection:
             for name, value in fields.items():
                 client.putheader(name, value)
             client.endheaders(body)
-            sent, self.wire.deadline = self.send(message.getbuffer(), deadline), deadline
+            # getbuffer() would copy nothing, and crash Python 3.12.0 and 3.12.1: gh-111049
+            sent, self.wire.deadline = self.send(memoryview(message.getvalue()), deadline), deadline
             self.response = client.getresponse()
             if self.wire.ended:
                 raise ConnectionError("the connection ended in the middle of the headers")
