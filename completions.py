@@ -1257,7 +1257,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         return 130
-    except (APIError, ArithmeticError, OSError, RecursionError, TypeError, ValueError) as error:
+    except Exception as error:
         print(f"completions: {error}", file=sys.stderr)
         return 1 if isinstance(error, (APIError, ArithmeticError, OSError)) else 2
     return 0

@@ -4239,6 +4239,15 @@ class CommandLineTest(ProcessCase):
             process.stdin.close()  # only now does it ask
             self.assertEqual((process.stderr.read(), process.wait()), (b"", 0))
 
+    @unittest.skipUnless(os.name == "posix", "needs a shell")
+    def test_a_standard_stream_that_is_not_there_is_one_line(self):
+        for closed, argv in ((">&-", ["p"]), (">&-", ["--json", "p"]), ("<&-", [])):
+            command = ["sh", "-c", f'"$@" {closed}', "sh", *PYTHON, completions.__file__, *argv]
+            self.set_environment("COMPLETIONS_BASE_URL", self.serve(reply()).base_url)
+            process = self.start(*command, "--model=m")
+            out, err = process.communicate()
+            self.assertEqual((process.returncode, out, err.count(b"\n")), (2, b"", 1), err)
+
     def test_text_that_the_encoding_lacks_is_escaped(self):
         text = "é ☃ 𝄞 \ud800 end"
         self.set_environment("LC_ALL", "C")
