@@ -963,8 +963,8 @@ def _too_large(what: str, limit: int, body: bytes | None = None) -> APIResponseV
 # -------------------------------------------------------------- the transport, private from here on
 
 _NOW = float("-inf")  # a deadline for what is there already
-_CONNECT_SECONDS, _IDLE_SECONDS, _IDLE_CONNECTIONS = 10, 60, 32
-_HEAD = 16384  # bytes, as in Node: the email package takes quadratic time for some headers
+# Headers have 16 kB, as in Node: the email package takes quadratic time for some.
+_CONNECT_SECONDS, _IDLE_SECONDS, _IDLE_CONNECTIONS, _HEAD = 10, 60, 32, 16384
 _TCP_OPTIONS = {"NODELAY": 1, "KEEPIDLE": 60, "KEEPALIVE": 60, "KEEPINTVL": 60, "KEEPCNT": 5}
 
 
@@ -1293,6 +1293,7 @@ def _show(text: str) -> None:
     print(text.encode(encoding, "backslashreplace").decode(encoding), end="", flush=True)
 
 
-# Not where the file was pasted into a notebook, or run by exec.
-if __name__ == "__main__" and main.__code__.co_filename == globals().get("__file__"):
+# Not where the file was pasted into a notebook, or run by exec. In PyPy one path may have dots.
+_paths = main.__code__.co_filename, globals().get("__file__", "")
+if __name__ == "__main__" and len({*map(os.path.abspath, _paths)}) == 1:
     sys.exit(main())

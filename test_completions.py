@@ -3861,7 +3861,6 @@ class BoundsTest(TransportCase):
             "a negative number": b"HTTP/1.1 -200 OK\r\n\r\n{}",
             "HTTP/2": b"HTTP/2.0 200 OK\r\n\r\n{}",
             "101 headers": self.HEAD + b"X: y\r\n" * 101 + b"\r\n{}",
-            "a type beyond email": reply(None, 200, f"{multipart}=a; boundary*1=b"),
             "a charset beyond email": reply(None, 200, f"{multipart}=undefined''x"),
         }
         floods = {
@@ -3873,6 +3872,9 @@ class BoundsTest(TransportCase):
         for name, steps in {**{n: [data, "close"] for n, data in cases.items()}, **floods}.items():
             with self.subTest(name):
                 self.fails(self.LOST, ask, self.client(self.serve(steps)))
+        beyond = reply(None, 200, f"{multipart}=a; boundary*1=b")
+        with contextlib.suppress(self.LOST):  # email breaks on it before Python 3.14
+            self.assertEqual(ask(self.client(self.serve(beyond))), "This is a test")
 
     def test_headers_are_read_whatever_they_say(self):
         lines = {
@@ -3955,6 +3957,15 @@ class BoundsTest(TransportCase):
                     server.replies = [self.SECOND]
                     self.assertEqual(ask(client), "second")
                 over.set()
+
+    def test_the_answer_to_an_upload_that_was_reset_is_read_all_the_same(self):
+        refusal = reply({"error": "too much"}, 413)
+        steps = [refusal[:9], 0.3, refusal[9:], "reset"]
+        for reply_of_server, kind in (steps, completions.APIStatusError), ("reset", self.LOST):
+            server = self.serve(reply_of_server, self.SECOND, early=True)
+            client = self.client(server, max_retries=0)
+            self.fails(kind, ask, client, "x" * 2**24)
+            self.assertEqual(ask(client), "second")
 
     def test_an_answer_that_nobody_asked_for_reaches_no_call(self):
         first, stray = self.FIRST, reply(answer("stray"))
@@ -4160,7 +4171,8 @@ class CommandLineTest(ProcessCase):
     def test_what_python_cannot_count_or_nest_is_one_line(self):
         deep = f"--logit-bias={'[' * 50_000}"
         code, out, err = self.run_main(self.serve(), deep, "p")
-        self.assertEqual((code, out, err.count("\n")), (2, "", 1), err[-300:])
+        self.assertEqual((code, out), (2, ""))  # from 3.14 on it is but wrong JSON to argparse
+        self.assertTrue(err.count("\n") == 1 or err.startswith("usage: "), err[-300:])
         usage = chunk(choices=[], usage={"completion_tokens": 10**400})
         server = self.serve(stream_reply(event(chunk("a", "stop")), event(usage), LAST))
         code, out, err = self.run_main(server, "-v", "p")
@@ -4848,9 +4860,9 @@ class EmbeddingTest(EmbedCase):
 
     def test_threads_and_processes_exchange_answers_errors_and_clients(self):
         self.put("pools.py", POOLS)
-        self.assertEqual(
-            self.python("-W", "error", "pools.py", server=self.reference()).strip(), "done"
-        )
+        mute = "-Wignore:Module globals is missing"  # what 3.15 says of a script in a fork server
+        written = self.python("-Werror", mute, "pools.py", server=self.reference())
+        self.assertEqual(written.strip(), "done")
 
 
 class AuditTest(EmbedCase):
