@@ -2629,7 +2629,7 @@ class StreamTimeoutTest(StreamCase):
         start = time.monotonic()
         error = self.broken(completions.APITimeoutError, steps, came, **options)
         taken = time.monotonic() - start
-        self.assertTrue(seconds - 0.01 <= taken < seconds + 0.5, taken)
+        self.assertTrue(seconds - 0.01 <= taken < seconds + 1.5, taken)
         self.assertIn(name, str(error))
 
     def test_a_timeout_bounds_a_stream_that_is_silent_or_only_has_comments_or_drips(self):
@@ -3042,7 +3042,7 @@ class TransportCase(Case):
         self.assertTrue(least <= seconds <= most, f"{least} <= {seconds} <= {most}")
 
     def times_out(self, client: completions.Client, kind: type = LATE, **request: object) -> None:
-        with self.takes(0.45, 1):  # the client's timeout is 0.5
+        with self.takes(0.45, 2):  # the client's timeout is 0.5
             self.fails(kind, ask, client, **request)
 
     def patch(self, owner: object, name: str, value: object) -> None:
@@ -3554,19 +3554,19 @@ class TimeoutTest(TransportCase):
             self.patch(completions, "_CONNECT_SECONDS", 0.3)
             self.fails(self.LOST, ask, self.at(f"http://127.0.0.1:{full}", max_retries=1))
         self.patch(socket, "getaddrinfo", addresses)
-        completions._CONNECT_SECONDS = 1.5
-        with self.takes(0.9, 1.5):
+        completions._CONNECT_SECONDS = 3
+        with self.takes(1.9, 3):
             self.assertEqual(ask(self.client(server)), "This is a test")
 
     def test_retries_and_waits_are_part_of_the_time(self):
-        fails = reply(b"", 503, "retry-after-ms: 200")
+        fails = reply(b"", 503, "retry-after-ms: 400")
         for replies, kind, least in (
-            ([fails], completions.InternalServerError, 0.5),  # a wait that does not fit
-            ([fails, fails, fails, "hold"], self.LATE, 0.75),
+            ([fails], completions.InternalServerError, 0.8),  # a wait that does not fit
+            ([fails, fails, fails, "hold"], self.LATE, 1.55),
         ):
-            with self.subTest(kind), self.takes(least, 1.3):
+            with self.subTest(kind), self.takes(least, 3):
                 server = self.serve(*replies)
-                self.fails(kind, ask, self.client(server, timeout=0.8, max_retries=99))
+                self.fails(kind, ask, self.client(server, timeout=1.6, max_retries=99))
                 self.assertGreater(len(server.requests), 2)
 
     def test_a_timeout_of_nothing_sends_nothing(self):
