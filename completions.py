@@ -1295,5 +1295,5 @@ def _show(text: str) -> None:
 
 # Not where the file was pasted into a notebook, or run by exec. In PyPy one path may have dots.
 _paths = main.__code__.co_filename, globals().get("__file__", "")
-if __name__ == "__main__" and len({*map(os.path.abspath, _paths)}) == 1:
+if __name__ == "__main__" and len({*map(os.path.normpath, _paths)}) == 1:
     sys.exit(main())
