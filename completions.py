@@ -314,7 +314,7 @@ def _new(cls: type[T], data: Any, place: int | None = None, answer: Any = None) 
         raise APIResponseValidationError(_misfit(path, "dict", data), body=answer or data)
     kinds, readers, defaults = _plan(cls)
     new = cls.__new__(cls)
-    values = new.__dict__ = {**defaults, "index": place} if place else defaults.copy()
+    values = new.__dict__ = dict(defaults, index=place) if place else defaults.copy()
     extra = values["extra"] = {}
     for name, value in data.items():
         kind = kinds.get(name)
@@ -713,9 +713,8 @@ def _endpoint(base_url: str | None) -> tuple[str, str, str]:
     try:
         scheme, host, port, path, query = match.groups("")
         host = host.lower().encode("ascii" if host.isascii() else "idna").decode()
-        range(1, 65536).index(int(port[1:] or 1))  # a ValueError for what is no port
-        if not {*"/?#@"}.isdisjoint(host):  # IDNA makes such of some other characters
-            raise ValueError
+        match = re.fullmatch(host_port, host + port)  # for IDNA makes "@" of "\uff20", and others
+        range(1, 65536).index(int(match.group(2)[1:] or 1))  # a ValueError for what is no port
     except (AttributeError, ValueError):
         rule = "http:// or https://, a host, perhaps a port, a path, a query; no user or password"
         raise ValueError(f"base_url: expected {rule} (default: $COMPLETIONS_BASE_URL)") from None
@@ -869,10 +868,11 @@ class CompletionsStream(_Closing):
             first = {n for n in ("id", "object", "created", "model") if self._merged.get(n)}
             self._merged.update({n: v for n, v in body.items() if v is not None and n not in first})
         chunk = CompletionsResponse.__new__(CompletionsResponse)
-        chunk.__dict__ = {**self._top, "choices": [], "extra": {**self._top["extra"]}}
-        for place, part in enumerate(parts):
-            chunk.choices.append(_new(CompletionChoice, part, place, body))
-        for choice, part in zip(chunk.choices, parts):
+        chunk.__dict__ = Json(self._top, choices=[], extra={**self._top["extra"]})
+        choices = chunk.choices
+        for part in parts:
+            choices.append(_new(CompletionChoice, part, len(choices), body))
+        for choice, part in zip(choices, parts):
             whole = self._choices[choice.index]
             whole["text"].write(choice.text)
             if choice.finish_reason is not None or choice.logprobs or choice.extra:
@@ -928,7 +928,7 @@ def _events(connection: _Connection, limit: int) -> Iterator[tuple[bytes, bytes]
             piece, after_cr = piece[after_cr and piece[:1] == b"\n" :], piece[-1:] == b"\r"
             piece = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         if lf in piece:
-            *lines, line = bytes(line + piece).split(b"\n")
+            *lines, line = (bytes(line) + piece if line else piece).split(b"\n")
         else:
             lines, line = [], bytearray(line) if type(line) is bytes else line
             line += piece
@@ -949,7 +949,7 @@ def _events(connection: _Connection, limit: int) -> Iterator[tuple[bytes, bytes]
                 return
             else:
                 if data and data != b"null" or kind == b"error":  # llama.cpp begins with a null
-                    yield kind, bytes(data)
+                    yield kind, data if type(data) is bytes else bytes(data)
                 kind = data = b""
         if len(line) + len(data) > limit:
             raise _too_large("an event", limit)
@@ -1135,14 +1135,14 @@ class _KeepAlive:
 
     def kept(self, key: tuple[Any, ...]) -> _Connection | None:
         """An idle connection that is still good; the too old, and another process's, are closed."""
+        good, oldest = None, time.monotonic() - _IDLE_SECONDS
         for connection in list(self.idle)[::-1]:
-            age = time.monotonic() - self.idle.get(connection, _NOW)
-            dead = age >= _IDLE_SECONDS or connection.key[0] != key[0]
-            if (dead or connection.key == key) and self.idle.pop(connection, None):
-                if not dead and connection.is_quiet():
-                    return connection
-                connection.wire.close()
-        return None
+            dead = connection.key[0] != key[0] or self.idle.get(connection, _NOW) <= oldest
+            if (dead or not good and connection.key == key) and self.idle.pop(connection, None):
+                good = connection if not dead and connection.is_quiet() else good
+                if good is not connection:
+                    connection.wire.close()
+        return good
 
     def release(self, connection: _Connection) -> None:
         """Keeps a connection, not its answer, if that was read to its end; closes any other."""
@@ -1228,7 +1228,8 @@ def _opener(handler: Any) -> Any:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line, and returns its exit code: 0; 1 if the request failed, with one line
-    on standard error; 2 for wrong usage; 130 for Ctrl-C. A closed pipe is no error."""
+    on standard error; 2 for wrong usage (or argparse exits); 130 for Ctrl-C. A closed pipe is
+    no error."""
     import argparse
     import json
 
@@ -1252,13 +1253,13 @@ def main(argv: list[str] | None = None) -> int:
         options["extra"] = {name: json.loads(value) for name, _, value in pairs}
         options["prompt"] = sys.stdin.read() if options["prompt"] is None else options["prompt"]
         client = Client(base_url=options.pop("base_url"), timeout=options.pop("timeout"))
-        _run(client, options.pop("json"), options.pop("verbose"), options)
+        _run(client, options.pop("json"), bool(options.pop("verbose") and sys.stderr), options)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        print(f"completions: {error}", file=sys.stderr)
+        print(f"completions: {error}", file=sys.stderr or io.StringIO())
         return 1 if isinstance(error, (APIError, ArithmeticError, OSError)) else 2
     return 0
 
@@ -1294,6 +1295,6 @@ def _show(text: str) -> None:
 
 
 # Not where the file was pasted into a notebook, or run by exec. In PyPy one path may have dots.
-_paths = main.__code__.co_filename, globals().get("__file__", "")
+_paths = main.__code__.co_filename, globals().get("__file__", "?")
 if __name__ == "__main__" and len({*map(os.path.normpath, _paths)}) == 1:
     sys.exit(main())

@@ -1700,6 +1700,9 @@ class OptionsTest(WatchedCase):
                 "http://h:65536",
                 "http://u\uff20h/v1",
                 "https://api.openai.com\uff0f.example/v1",
+                "http://api.openai.com\uff0540h/v1",
+                "http://\xa0h/v1",
+                "http://\uff3bh/v1",
             ),
         ]
         for base_url in cases:
@@ -3234,6 +3237,26 @@ class KeepAliveTest(TransportCase):
         self.forget()
         self.eventually(lambda: not server.open)
 
+    def test_old_idle_connections_are_dropped_while_a_newer_one_is_used(self):
+        together = threading.Barrier(3, timeout=20)
+
+        def wait(_: socket.socket) -> None:
+            if len(server.requests) <= 3:
+                together.wait()
+
+        server = self.serve([wait, reply()])
+        client = self.client(server, timeout=20)
+        self.at_once(ask, dict.fromkeys(range(3), (client,)))
+        self.assertEqual(server.connections, 3)
+        ask(client)
+        self.assertEqual(server.open, 3)
+        self.patch(completions, "_IDLE_SECONDS", 0.5)
+        for _ in range(8):
+            time.sleep(0.1)
+            ask(client)
+        self.eventually(lambda: server.open == 1)
+        self.assertEqual(server.connections, 3)
+
     @unittest.skipUnless(hasattr(os, "fork"), "no fork here")
     def test_a_forked_child_leaves_the_connections_of_its_parent_alone(self):
         script = """if True:
@@ -4259,6 +4282,11 @@ class CommandLineTest(ProcessCase):
             process = self.start(*command, "--model=m")
             out, err = process.communicate()
             self.assertEqual((process.returncode, out, err.count(b"\n")), (2, b"", 1), err)
+        for number, steps, text in ((1, reply({}, 400), b""), (0, streamed("a"), b"a")):
+            command = ["sh", "-c", '"$@" 2>&-', "sh", *PYTHON, completions.__file__, "-v", "p"]
+            self.set_environment("COMPLETIONS_BASE_URL", self.serve(steps).base_url)
+            process = self.start(*command, "--model=m")
+            self.assertEqual((process.communicate()[0], process.returncode), (text, number))
 
     def test_text_that_the_encoding_lacks_is_escaped(self):
         text = "é ☃ 𝄞 \ud800 end"
@@ -4558,6 +4586,9 @@ WAYS_TO_EMBED = {  # each leaves the module, or what it defines, as `c`
         f"{READ}d = dict(__name__='pasted')\nexec(text, d)\nc = types.SimpleNamespace(**d)"
     ),
     "by exec, without a name": f"{READ}d = {{}}\nexec(text, d)\nc = types.SimpleNamespace(**d)",
+    "by exec, compiled without a name": (
+        f"{READ}exec(compile(text, '', 'exec'))\nc = types.SimpleNamespace(**globals())"
+    ),
     "in a notebook's cell": f"{READ}exec(text)\nc = types.SimpleNamespace(**globals())",
     "in a notebook's cell that has a file name": (
         f"{READ}exec(compile(text, '/tmp/ipykernel_1/2.py', 'exec'))\n"
