@@ -1281,7 +1281,7 @@ def _run(client: Client, as_json: bool, verbose: bool, request: dict[str, Any]) 
             others = "".join(f"\n{choice.text}" for choice in response.choices if choice.index)
             _show(others + "\n" * (sys.stdout.isatty() and (response.text + others)[-1:] != "\n"))
     if verbose:
-        usage, seconds = response.usage or Usage(), time.monotonic() - began
+        usage, seconds = response.usage or Usage(), max(time.monotonic() - began, 0.001)
         speed = f"{seconds:.2f} s, {usage.completion_tokens / seconds:.1f} tokens/s"
         print(f"{usage.prompt_tokens} + {usage.completion_tokens} tokens, {speed}", file=sys.stderr)
 

@@ -4288,6 +4288,17 @@ class CommandLineTest(ProcessCase):
             process = self.start(*command, "--model=m")
             self.assertEqual((process.communicate()[0], process.returncode), (text, number))
 
+    def test_a_clock_that_stands_still_is_no_error(self):
+        still = types.SimpleNamespace(**{**vars(time), "monotonic": lambda: 1e6})
+        argv = ["-v", f"--base-url={self.serve(streamed('a')).base_url}", "--model=m", "p"]
+        out, err = io.StringIO(), io.StringIO()
+        with unittest.mock.patch.object(completions, "time", still), contextlib.redirect_stdout(
+            out
+        ):
+            with contextlib.redirect_stderr(err):
+                self.assertEqual(completions.main(argv), 0)
+        self.assertEqual((out.getvalue(), err.getvalue().count("\n")), ("a", 1))
+
     def test_text_that_the_encoding_lacks_is_escaped(self):
         text = "é ☃ 𝄞 \ud800 end"
         self.set_environment("LC_ALL", "C")
