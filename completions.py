@@ -1045,10 +1045,11 @@ class _Connection:
             self.wire.close()
             raise ConnectionError("invalid headers") if _is(why, (TypeError, ValueError)) else why
         self.headers = {name.lower(): value.strip() for name, value in self.response.getheaders()}
-        self.left, self.body = self.response.length, io.BytesIO()  # left: None if not known
+        # left: None if not known; getcode: as urllib's answers have, for what traces them
+        self.left, self.getcode = self.response.length, getattr(self.response, "getcode")
         self.reusable = sent and not self.response.will_close and self.response.status >= 200
         # done: the answer is whole, its last bytes may be to come
-        self.over, self.done, self.wire.room = False, False, float("inf")
+        self.over, self.done, self.body, self.wire.room = False, False, io.BytesIO(), float("inf")
         return self
 
     def send(self, data: memoryview, deadline: float) -> bool:
@@ -1228,8 +1229,7 @@ def _opener(handler: Any) -> Any:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line, and returns its exit code: 0; 1 if the request failed, with one line
-    on standard error; 2 for wrong usage (or argparse exits); 130 for Ctrl-C. A closed pipe is
-    no error."""
+    on standard error; 2 for wrong usage; 130 for Ctrl-C. A closed pipe is no error."""
     import argparse
     import json
 

@@ -3237,6 +3237,20 @@ class KeepAliveTest(TransportCase):
         self.forget()
         self.eventually(lambda: not server.open)
 
+    def test_a_tracer_that_wraps_all_openers_gets_the_status(self):
+        statuses, plain = [], urllib.request.OpenerDirector.open
+
+        def traced(*args: object, **kwargs: object) -> object:
+            answer = plain(*args, **kwargs)
+            statuses.append(answer.getcode())
+            return answer
+
+        self.patch(urllib.request.OpenerDirector, "open", traced)  # as OpenTelemetry's does
+        client = self.client(self.serve(reply(), streamed("a"), reply({}, 400)))
+        self.assertEqual([ask(client), ask(client, stream=True)], ["This is a test", "a"])
+        self.fails(completions.BadRequestError, ask, client)
+        self.assertEqual(statuses, [200, 200, 400])
+
     def test_old_idle_connections_are_dropped_while_a_newer_one_is_used(self):
         together = threading.Barrier(3, timeout=20)
 
@@ -4292,10 +4306,8 @@ class CommandLineTest(ProcessCase):
         still = types.SimpleNamespace(**{**vars(time), "monotonic": lambda: 1e6})
         argv = ["-v", f"--base-url={self.serve(streamed('a')).base_url}", "--model=m", "p"]
         out, err = io.StringIO(), io.StringIO()
-        with unittest.mock.patch.object(completions, "time", still), contextlib.redirect_stdout(
-            out
-        ):
-            with contextlib.redirect_stderr(err):
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            with unittest.mock.patch.object(completions, "time", still):
                 self.assertEqual(completions.main(argv), 0)
         self.assertEqual((out.getvalue(), err.getvalue().count("\n")), ("a", 1))
 
