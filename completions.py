@@ -1045,10 +1045,9 @@ class _Connection:
             self.wire.close()
             raise ConnectionError("invalid headers") if _is(why, (TypeError, ValueError)) else why
         self.headers = {name.lower(): value.strip() for name, value in self.response.getheaders()}
-        # left: None if not known; getcode: as urllib's answers have, for what traces them
+        # left: None if not known; done: whole but for last bytes; getcode: urllib's, for tracers
         self.left, self.getcode = self.response.length, getattr(self.response, "getcode")
         self.reusable = sent and not self.response.will_close and self.response.status >= 200
-        # done: the answer is whole, its last bytes may be to come
         self.over, self.done, self.body, self.wire.room = False, False, io.BytesIO(), float("inf")
         return self
 
@@ -1180,9 +1179,10 @@ class _KeepAlive:
                 if not self.context:
                     self.context = ssl.create_default_context()
                     self.context.set_alpn_protocols(["http/1.1"])
-                name = (target.hostname or "").encode("ascii")  # a str would load a codec for IDNA
+                # bytes for Python's own, where a str loads a codec for IDNA; a str for truststore's
+                to: Any = str.encode if type(self.context).__module__ == "ssl" else str
                 wire.sock.settimeout(_time_left(limit))
-                wire.sock = self.context.wrap_socket(wire.sock, server_hostname=name)
+                wire.sock = self.context.wrap_socket(wire.sock, server_hostname=to(target.hostname))
             weakref.finalize(wire, wire.sock.close)  # or a cycle's end would warn of the socket
             return _Connection(wire, key)  # without what a proxy sent in the clear
         except OSError as error:

@@ -3237,6 +3237,17 @@ class KeepAliveTest(TransportCase):
         self.forget()
         self.eventually(lambda: not server.open)
 
+    def test_an_ssl_context_of_another_kind_is_given_the_host_as_text(self):
+        class Context(ssl.SSLContext):  # as truststore's, which takes no bytes
+            def wrap_socket(self, sock, server_side=False, server_hostname=None, **options):
+                hosts.append(server_hostname)
+                return super().wrap_socket(sock, server_side, server_hostname=server_hostname)
+
+        hosts, context = [], Context(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(cadata=PEM["authority"])
+        self.assertEqual(ask(self.client(self.secure(), ssl_context=context)), "This is a test")
+        self.assertEqual(hosts, ["127.0.0.1"])
+
     def test_a_tracer_that_wraps_all_openers_gets_the_status(self):
         statuses, plain = [], urllib.request.OpenerDirector.open
 
