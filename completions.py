@@ -1029,7 +1029,7 @@ class _Connection:
         """Sends a request and reads the answer up to its body."""
         from http.client import HTTPConnection
 
-        client, message, self.wire.room = HTTPConnection("in.the.headers"), io.BytesIO(), _HEAD
+        client, message, self.wire.room = HTTPConnection(self.key[2]), io.BytesIO(), _HEAD
         client.sock, vars(client)["send"] = self.reader, message.write
         try:
             client.putrequest(*line, skip_host=True, skip_accept_encoding=True)
@@ -1256,8 +1256,8 @@ def main(argv: list[str] | None = None) -> int:
         _run(client, options.pop("json"), bool(options.pop("verbose") and sys.stderr), options)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        return 130
+    except (KeyboardInterrupt, SystemExit) as end:
+        return getattr(end, "code", 130)
     except Exception as error:
         print(f"completions: {error}", file=sys.stderr or io.StringIO())
         return 1 if isinstance(error, (APIError, ArithmeticError, OSError)) else 2
@@ -1294,7 +1294,7 @@ def _show(text: str) -> None:
     print(text.encode(encoding, "backslashreplace").decode(encoding), end="", flush=True)
 
 
-# Not where the file was pasted into a notebook, or run by exec. In PyPy one path may have dots.
+# Not where the file was pasted into a notebook, or run by exec. Folder and ending may differ.
 _paths = main.__code__.co_filename, globals().get("__file__", "?")
-if __name__ == "__main__" and len({*map(os.path.normpath, _paths)}) == 1:
+if __name__ == "__main__" and len({os.path.basename(path).split(".")[0] for path in _paths}) == 1:
     sys.exit(main())

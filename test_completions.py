@@ -612,7 +612,11 @@ class ReferenceServer(http.server.ThreadingHTTPServer):
 
 def serve(port: int) -> None:
     """Run the server until Ctrl-C."""
-    with contextlib.suppress(KeyboardInterrupt), ReferenceServer(port=port) as server:
+    try:
+        server = ReferenceServer(port=port)
+    except (OSError, OverflowError) as error:
+        sys.exit(f"port {port}: {error}")
+    with contextlib.suppress(KeyboardInterrupt), server:
         url, prompt = server.base_url, '"The import statement"'
         body = f"""'{{"model": "ngram", "prompt": {prompt}}}'"""
         print(f"The reference server listens at {url}. Ctrl-C ends it. Try:")
@@ -3262,6 +3266,18 @@ class KeepAliveTest(TransportCase):
         self.fails(completions.BadRequestError, ask, client)
         self.assertEqual(statuses, [200, 200, 400])
 
+    def test_a_tracer_of_http_client_is_told_the_host(self):
+        hosts, plain = [], http.client.HTTPConnection.putrequest
+
+        def traced(connection: object, *args: object, **kwargs: object) -> object:
+            hosts.append(f"{connection.host}:{connection.port}")
+            return plain(connection, *args, **kwargs)
+
+        self.patch(http.client.HTTPConnection, "putrequest", traced)  # as Sentry's does
+        server = self.serve()
+        ask(self.client(server))
+        self.assertEqual(hosts, [server.base_url.split("/")[2]])
+
     def test_old_idle_connections_are_dropped_while_a_newer_one_is_used(self):
         together = threading.Barrier(3, timeout=20)
 
@@ -4284,6 +4300,11 @@ class CommandLineTest(ProcessCase):
             with self.subTest(word):
                 code, out, err = self.run_main(server, word, "prompt")
                 self.assertEqual((code, out, bool(err), server.requests), (2, "", True, []))
+        for argv, expected in (["--no-such"], 2), (["--help"], 0):
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(
+                io.StringIO()
+            ):
+                self.assertEqual(completions.main(argv), expected)
 
     @unittest.skipIf(os.name == "nt", "no such signal there")
     def test_ctrl_c_exits_with_130(self):
@@ -4531,6 +4552,9 @@ class MainProgramTest(ProcessCase):
         self.assertIn(url.encode(), process.stdout.readline())
         with completions.Client(base_url=url) as client:
             self.assertEqual(client.create("p", "ngram", max_tokens=2).model, "ngram")
+        second = self.start(*PYTHON, TRAINING_FILES[-1], "serve", "--port", port)
+        out, err = second.communicate()
+        self.assertEqual((out, second.returncode, err.count(b"\n")), (b"", 1, 1), err)
         if os.name != "nt":
             process.send_signal(signal.SIGINT)
             self.assertEqual((process.communicate()[1], process.returncode), (b"", 0))
@@ -4854,10 +4878,13 @@ class EmbeddingTest(EmbedCase):
         self.put("__main__.py", self.text)
         self.put("app/llm.py", self.text)
         self.python("-m", "zipfile", "-c", "all.zip", "completions.py", "__main__.py")
+        self.python("-m", "compileall", "-q", "-b", "completions.py")
+        bare = os.path.join("app", "completions.pyc")
+        os.rename(*(os.path.join(self.folder, name) for name in ("completions.pyc", bare)))
         server = self.serve()
         commands = ("completions.py", "./llm", os.path.join(self.folder, "llm"), ".", "all.zip")
         commands += ("-m completions", "-m app.llm", "-m cProfile -o profile completions.py")
-        for command in (*commands, "-I completions.py"):
+        for command in (*commands, "-I completions.py", bare):
             with self.subTest(command):
                 written = self.python(*command.split(), "--model", "m", "Say", server=server)
                 self.assertEqual(written, "This is a test")
