@@ -445,7 +445,7 @@ _ERRORS: Any = dict(zip((400, 401, 403, 404, 409, 422, 429, 500), APIStatusError
 
 def _reason(body: Any) -> tuple[str, dict[str, Any]]:
     """What an error body says, in whichever shape, and the code, type and param that it gives."""
-    details: dict[str, Any] = {}
+    details, raw = Json(), isinstance(body, str)
     while body and _is(body, (dict, list)):
         if _is(body, list):
             try:  # FastAPI's, one fault after the other
@@ -458,8 +458,8 @@ def _reason(body: Any) -> tuple[str, dict[str, Any]]:
             if isinstance(value, str) or (name == "code" and type(value) in (int, float)):
                 details[name.replace("error_", "")] = value
         body = body.get("message") or body.get("detail") or body.get("error")
-    text = body.lstrip()[:20_000] if isinstance(body, str) else ""
-    if text.startswith("<"):
+    text = body.lstrip("\ufeff\t\r\n ")[:20_000] if isinstance(body, str) else ""
+    if text.startswith("<" if raw else ("<!", "<html", "<HTML")):  # for "<s>" may be a token
         title = re.search(r"<title[^<>]*>([^<]+)", text, re.IGNORECASE)
         text = title[1] if title else re.sub(r"<[^<>]*>", " ", text)
     return text, details
@@ -554,7 +554,7 @@ class Client(_Closing):
         key, own = _key(self._origin, api_key), _checked_headers(headers)
         self._options.update(api_key=key, headers=own)
         private = {"Authorization": f"Bearer {key}", **own} if key else own
-        words = {word for value in private.values() for word in value.split() if len(word) > 7}
+        words = {word for v in private.values() for word in (v, *v.split()) if len(word) > 7}
         self._secrets = sorted(words, key=len, reverse=True)  # one may begin another
         public = {"Host": self._origin.partition("//")[2], "Accept-encoding": "identity"}
         public["User-agent"] = "completions/{} Python/{}.{}".format(__version__, *sys.version_info)
@@ -630,7 +630,7 @@ class Client(_Closing):
             encoding = (connection.headers.get("content-encoding") or "identity").lower()
             if encoding != "identity":
                 message = self._message(f"the answer came with Content-Encoding: {encoding}")
-                data = connection.whole_body(self._options["max_response_bytes"])
+                data = _json_value(connection.error_body(), or_raw=True)
                 raise APIResponseValidationError(message, body=data)
             answer, connection = connection, None  # which `finish` releases
             return finish(answer, deadline)
@@ -673,7 +673,7 @@ class Client(_Closing):
         body = _json_value(data, or_raw=True)
         reason, details = _reason(body)
         if isinstance(body, bytes):
-            reason = f"{len(body)} bytes that are no text"
+            reason = f"{len(body)} bytes, no text but {headers.get('content-encoding', 'binary')}"
         elif 300 <= status < 400 and "location" in headers:
             reason = f"redirects, which are not followed, to {headers['location']}"
         elif status == 401 and not {"Authorization", "Api-key", "X-api-key"} & self._headers.keys():
@@ -911,18 +911,18 @@ _COPIES: dict[Any, Any] = {io.StringIO: io.StringIO.getvalue, defaultdict: _plai
 def _events(connection: _Connection, limit: int) -> Iterator[tuple[bytes, bytes]]:
     """The type and the data of each server-sent event of a body, as in
     https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation.
-    A body that is plain JSON, or HTML, comes as one event of a type that no line can name."""
-    bom, blank, (lf, cr), after_cr = b"\xef\xbb\xbf", b"\xef\xbb\xbf \t\r\n", b"\n\r", False
+    A body that is JSON, HTML, or text comes as one event of a type that no line can name."""
+    blank, (lf, cr), after_cr = b"\xef\xbb\xbf \t\r\n", b"\n\r", False
     line: Any = b""  # it and data are a bytearray once they grow, else copying would cost most
     piece = more = kind = data = line  # blank lines before the first event are dropped
     while not (connection.over or more.strip(blank) or len(piece) > 4):  # mark and blank
         more = connection.piece()
-        piece = re.sub(rb"\A[\xef\xbb\xbf \t\r\n]*(?:[\r\n]|[ \t](?=[ \t]))", b"", piece + more)
-    if piece.strip(blank)[:1] in (b"{", b"[", b"<"):
+        piece = re.sub(rb"\A([\xef\xbb\xbf\s]*(\s(?=\s)|\r|\n))?(\xef\xbb\xbf)*", b"", piece + more)
+    sure = "event-stream" in connection.headers.get("content-type", "")
+    if re.match(rb"[{[<]" if sure else rb"[^:deir]", piece.strip(blank)):  # no field of an event
         yield b"\n", connection.whole_body(limit, piece)
         connection.done = True
         return
-    piece = piece[3:] if piece.startswith(bom) else piece
     while piece:
         if after_cr or cr in piece:
             piece, after_cr = piece[after_cr and piece[:1] == b"\n" :], piece[-1:] == b"\r"
@@ -1094,7 +1094,7 @@ class _Connection:
 
     def is_quiet(self) -> bool:
         """Whether the body is at its end, and nothing follows, without waiting for it."""
-        self.wire.deadline = _NOW
+        self.wire.deadline, self.wire.room = _NOW, min(self.wire.room, _HEAD)
         try:
             if not self.over:
                 self.piece()

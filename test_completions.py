@@ -2006,6 +2006,13 @@ class ErrorTest(WatchedCase):
                 with contextlib.suppress(AttributeError, UnicodeDecodeError):
                     body = body.decode()
                 self.assertEqual((error.body, error.message), (body, str(error)))
+        page = "<html><title>Bad</title><p>x"
+        for body, expected in (
+            ({"error": {"message": "<|im_end|> is not allowed"}}, "<|im_end|> is not allowed"),
+            *(({"error": "<s> of <p>"}, "<s> of <p>"), ({"error": page}, "Bad")),
+            (b"\xef\xbb\xbf" + page.encode(), "Bad"),
+        ):
+            self.assertEqual(str(self.failure(reply(body, 400))[0]), f"HTTP 400: {expected}")
         error, _ = self.failure(reply(b" " * 6000 + b'{"unknown": "shape"}', 400))
         self.assertIn('"unknown": "shape"', str(error))
 
@@ -2278,6 +2285,11 @@ class LeakTest(WatchedCase):
         headers = {"a": "abcdefgh", "b": "abcdefghijklmnop", "c": "abcdefghijkl"}
         said = reply({"error": " ".join(headers.values())}, 400)
         self.assertEqual(str(self.failure(said, headers=headers)[0]), "HTTP 400: *** *** ***")
+
+    def test_a_header_of_short_words_is_masked(self) -> None:
+        headers = {"X-Token": "correct horse battery"}
+        error, _ = self.failure(reply({"error": "No correct horse battery"}, 401), headers=headers)
+        self.assertEqual(str(error).partition(" (")[0], "HTTP 401: No ***")
 
     def test_a_key_of_eight_letters_is_masked(self) -> None:
         error, _ = self.failure(reply({"error": "Wrong key: 12345678"}, 401), api_key="12345678")
@@ -2703,8 +2715,19 @@ class StreamBeginningTest(StreamCase):
         body = {"error": {"message": "Overloaded", "code": 529}}
         error = self.broken(completions.APIError, reply(body, 200, REQUEST_ID), "")
         self.assertEqual((error.body, error.code), (body, 529))
+        for body, held in (
+            (b"No upstream", "No upstream"),
+            (b'"over quota"', "over quota"),
+            (b"7", 7),
+        ):
+            error = self.broken(kind, reply(body, 200, REQUEST_ID), "", max_retries=2)
+            self.assertEqual(error.body, held)
         cut = [reply(None, 200, REQUEST_ID)[:-5], "close"]
         self.interrupted(cut, "", max_retries=0)
+
+    def test_a_stream_may_begin_with_a_field_that_nobody_knows(self):
+        events = b"What: is this\n" + event(chunk("a", "stop")) + DONE
+        self.whole(CHUNKED + framed(events) + LAST_CHUNK, "a")
 
 
 class StreamResponseTest(StreamCase):
@@ -3882,6 +3905,27 @@ class BoundsTest(TransportCase):
                 self.assertEqual(len(peaks), 3)
                 self.assertLess(max(map(int, peaks)), 16 + 6)
 
+    def test_trailers_without_end_do_not_hold_up_the_next_call(self):
+        def trailers(sock: socket.socket) -> None:
+            end = time.monotonic() + 8  # by then a call that read them has timed out
+            time.sleep(0.2)  # so that the stream does not meet them
+            sock.sendall(b"0\r\n")
+            with contextlib.suppress(OSError):
+                while time.monotonic() < end:
+                    sock.sendall(b"X: y\r\n" * 10_000)
+
+        script = """if True:
+            import time
+            client = completions.Client(timeout=4, max_retries=0)
+            print(*(chunk.text for chunk in client.create_stream("p", "m")))
+            time.sleep(0.5)
+            print(client.create("p", "m").text)
+        """
+        begun = STREAM_HEAD + framed(event(chunk("Hi")), event("[DONE]"))
+        server = self.serve([begun, trailers], reply())
+        self.set_environment("COMPLETIONS_BASE_URL", server.base_url)
+        self.assertEqual(self.in_a_process(script), "Hi This is a test".split())
+
     @unittest.skipUnless(os.path.exists("/proc/self/status"), "the kernel does not say")
     @unittest.skipUnless(sys.implementation.name == "cpython", "garbage stays for a while")
     def test_blank_lines_before_a_stream_take_no_memory(self):
@@ -4006,6 +4050,18 @@ class BoundsTest(TransportCase):
             self.assertIn(f"Content-Encoding: {encoding}", str(error))
             self.assertEqual(error.body, b"\x1f\x8b\x08\0")
             self.assertNotIn(encoding.encode(), server.requests[0].lower())
+            server = self.serve(reply(b"\x1f\x8b\x08\0", 400, f"Content-Encoding: {encoding}"))
+            error = self.fails(completions.BadRequestError, call, self.client(server))
+            self.assertIn(encoding, str(error))
+        error = self.fails(
+            kind, ask, self.client(self.serve(reply(b"{}", 200, "Content-Encoding: x")))
+        )
+        self.assertEqual(error.body, {})
+        held = STREAM_HEAD.replace(b"\r\n", b"\r\nContent-Encoding: gzip\r\n", 1)
+        for steps in [held, "hold"], [held, "close"]:
+            server = self.serve(steps)
+            self.fails(kind, ask_stream, self.client(server, timeout=0.5))
+            self.assertEqual(len(server.requests), 1)
         ask(self.client(self.serve(reply(None, 200, "Content-Encoding: identity"))))
 
     def test_an_answer_before_the_request_was_sent_is_what_counts(self):
