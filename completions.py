@@ -608,8 +608,8 @@ class Client(_Closing):
             try:
                 return self._try(body.encode(), finish, deadline)
             except APIError as error:
-                asked, chance = getattr(error, "retry_after", None), os.urandom(1)[0] / 1024
-                wait = 0.5 * 2 ** min(attempt, 4) * (1 - chance) if asked is None else asked
+                asked, share = getattr(error, "retry_after", None), time.perf_counter() * 1e5 % 0.25
+                wait = 0.5 * 2 ** min(attempt, 4) * (1 - share) if asked is None else asked
                 late = wait > min(120, deadline - time.monotonic())
                 if late or attempt >= self._options["max_retries"] or not _may_help(error):
                     raise

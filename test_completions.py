@@ -2189,12 +2189,13 @@ class RetryTest(WatchedCase):
 
     def test_the_back_off_doubles_up_to_eight_seconds_with_jitter(self) -> None:
         waits = []
-        clock = types.SimpleNamespace(monotonic=time.monotonic, time=time.time, sleep=waits.append)
+        clock = types.SimpleNamespace(**{**vars(time), "sleep": waits.append})
         with unittest.mock.patch.object(completions, "time", clock):
             self.failure(*[reply({}, 503)] * 8, max_retries=7)
         shares = [wait / most for wait, most in zip(waits, (0.5, 1, 2, 4, 8, 8, 8))]
         self.assertEqual(len(waits), 7)
         self.assertTrue(0.75 < min(shares) < max(shares) <= 1, shares)
+        self.assertEqual(len({*shares}), 7)
 
     def test_a_wait_that_is_too_long_is_not_begun(self) -> None:
         cases = [  # timeout, header, retry_after
@@ -4836,7 +4837,7 @@ IMPORTED_AT_ONCE |= {"collections", "copy", "os", "re", "sys", "time", "weakref"
 IMPORTED_WHEN_USED = {"argparse", "datetime", "email.utils", "http.client", "json"}
 IMPORTED_WHEN_USED |= {"socket", "ssl", "urllib.parse", "urllib.request"}
 ATTRIBUTES = {  # all that is used of the modules by which a program reaches the machine
-    "os": {"O_WRONLY", "devnull", "dup2", "environ", "getpid", "open", "urandom"},
+    "os": {"O_WRONLY", "devnull", "dup2", "environ", "getpid", "open"},
     "io": {"BufferedReader", "BytesIO", "RawIOBase", "StringIO"},
     "sys": {"exit", "modules", "stderr", "stdin", "stdout", "version", "version_info"},
 }
