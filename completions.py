@@ -1107,7 +1107,7 @@ class _Connection:
 class _KeepAlive:
     """The handler with which `urllib.request` opens http and https: it keeps connections."""
 
-    def __init__(self, context: ssl.SSLContext | None) -> None:
+    def __init__(self, context: Any) -> None:
         self.context, self.room = context, _IDLE_CONNECTIONS
         self.idle: dict[_Connection, float] = {}  # since when
 
@@ -1163,6 +1163,11 @@ class _KeepAlive:
         _, scheme, host, tunnel, secret = key
         limit, target = min(deadline, time.monotonic() + _CONNECT_SECONDS), urlsplit(f"//{host}")
         try:
+            if scheme == "https" and not self.context:
+                import ssl
+
+                self.context = ssl.create_default_context()
+                self.context.set_alpn_protocols(["http/1.1"])
             port = target.port or (443 if scheme == "https" and not tunnel else 80)
             wire = _Socket(_connected_socket(target.hostname or "", port, limit), limit)
             if tunnel:
@@ -1174,11 +1179,6 @@ class _KeepAlive:
                     wire.close()
                     raise ConnectionError(f"no tunnel: the proxy said {said.status} {said.reason}")
             if scheme == "https":
-                import ssl
-
-                if not self.context:
-                    self.context = ssl.create_default_context()
-                    self.context.set_alpn_protocols(["http/1.1"])
                 # bytes for Python's own, where a str loads a codec for IDNA; a str for truststore's
                 to: Any = str.encode if type(self.context).__module__ == "ssl" else str
                 wire.sock.settimeout(_time_left(limit))

@@ -3265,6 +3265,13 @@ class KeepAliveTest(TransportCase):
         self.forget()
         self.eventually(lambda: not server.open)
 
+    @unittest.skipUnless(hasattr(ssl.SSLContext, "keylog_filename"), "no such setting")
+    def test_without_settings_for_tls_nothing_is_connected(self):
+        server = self.secure()
+        self.set_environment("SSLKEYLOGFILE", os.path.join(os.devnull, "none"))
+        self.fails(self.LOST, ask, self.client(server, max_retries=0))
+        self.assertEqual(server.connections, 0)
+
     def test_an_ssl_context_of_another_kind_is_given_the_host_as_text(self):
         class Context(ssl.SSLContext):  # as truststore's, which takes no bytes
             def wrap_socket(self, sock, server_side=False, server_hostname=None, **options):
