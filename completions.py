@@ -83,7 +83,7 @@ class _Received(_Record):
     def to_dict(self) -> dict[str, Any]:
         """The JSON object: every known field, null where it is None, then `extra`, which wins."""
         fields = [(name, getattr(self, name)) for name in _plan(type(self))[0]]
-        data: Json = {n: v.to_dict() if isinstance(v, _Received) else v for n, v in fields}
+        data: Json = {n: v.to_dict() if hasattr(v, "to_dict") else v for n, v in fields}
         if "choices" in data:
             data["choices"] = [choice.to_dict() for choice in data["choices"]]
         return {**data, **self.extra}
@@ -202,7 +202,7 @@ class CompletionsRequest(_Record):
     best_of: int | None = None
     echo: bool | None = None
     frequency_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: dict[str, float] | dict[str, int] | None = None
     logprobs: int | None = None
     max_tokens: int | None = None
     n: int | None = None
@@ -261,6 +261,7 @@ _FITS: dict[str, Callable[[Any], Any]] = {
     "float": lambda v: isinstance(v, (float, int)) and not isinstance(v, bool),
     "dict[str, Any]": lambda v: _is(v, dict) and all(map(_FITS["str"], v)),
     "dict[str, float]": lambda v: _is(v, dict) and all(map(_FITS["float"], v.values())),
+    "dict[str, int]": lambda v: _is(v, dict) and all(map(_FITS["int"], v.values())),
     "list[str]": lambda v: _is(v, list) and not [x for x in v if not _is(x, str)],
     "list[int]": lambda v: _is(v, list) and ({*map(type, v)} <= _INT or all(map(_FITS["int"], v))),
     "list[list[int]]": lambda v: _is(v, list) and all(map(_FITS["list[int]"], v)),
@@ -754,7 +755,7 @@ def _checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
 
 def _request(prompt: Any, model: Any, **arguments: Any) -> CompletionsRequest:
     for name in arguments.keys() - CompletionsRequest.__annotations__.keys():
-        raise TypeError(f"{name}: no parameter (extra={{...}} may hold it; create_stream streams)")
+        raise TypeError(f"{name}: no parameter; with_options, create_stream, extra={{...}} may do")
     return CompletionsRequest(prompt, model, **arguments)
 
 
@@ -942,12 +943,10 @@ def _events(connection: _Connection, limit: int) -> Iterator[tuple[bytes, bytes]
                     data += b"\n" + value if data else value
                 elif name == b"event":
                     kind = value
-            elif len(data) > limit:
-                raise _too_large("an event", limit)
             elif data[:6] == b"[DONE]":
                 connection.done = True  # though the last bytes of the body may be to come
                 return
-            else:
+            elif len(data) <= limit:
                 if data and data != b"null" or kind == b"error":  # llama.cpp begins with a null
                     yield kind, data if type(data) is bytes else bytes(data)
                 kind = data = b""

@@ -1085,7 +1085,7 @@ PromptTokensDetails: audio_tokens, cached_tokens: int | None
 CompletionsRequest: prompt: str | list[str] | list[int] | list[list[int]]; model: str;
 best_of, logprobs, max_tokens, n, seed: int | None; echo: bool | None; suffix, user: str | None;
 frequency_penalty, presence_penalty, temperature, top_p: float | None;
-logit_bias: dict[str, float] | None; stop: str | list[str] | None;
+logit_bias: dict[str, float] | dict[str, int] | None; stop: str | list[str] | None;
 stream_options: dict[str, Any] | None
 """
 DESIGN = dict(" ".join(block.split()).split(": ", 1) for block in DESIGNED.split("\n\n"))

@@ -17,7 +17,8 @@ MODEL = "meta-llama/Llama-3.3-70B-Instruct"
 response: CompletionsResponse = client.create("Say this is a test", MODEL)
 response = client.create(prompt="Say", model=MODEL, max_tokens=16, temperature=0, stop="\n")
 response = client.create(["a", "b"], MODEL, n=2, best_of=2, echo=True, logprobs=5, seed=1)
-response = client.create([1, 2, 3], MODEL, logit_bias={"50256": -100}, stop=["a", "b"])
+bias = {"50256": -100}
+response = client.create([1, 2, 3], MODEL, logit_bias=bias, stop=["a", "b"])
 response = client.create([[1, 2], [3]], MODEL, presence_penalty=0.5, frequency_penalty=1, user="u")
 response = client.create("a", MODEL, top_p=0.5, suffix="b", extra={"top_k": 40})
 response = client.create("a", MODEL, max_tokens=None, temperature=None, stop=None)
