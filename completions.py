@@ -12,7 +12,7 @@ OpenAI-compatible server: one file, nothing but the standard library.
         for chunk in stream:
             print(chunk.text, end="", flush=True)
 
-The key comes from the environment: see `Client`. What goes wrong at the other end is an `APIError`.
+The key comes from the environment, once: see `Client`. A fault of the other end is an `APIError`.
 """
 
 from __future__ import annotations
@@ -33,13 +33,11 @@ from dataclasses import dataclass, field
 TYPE_CHECKING = False  # type checkers take it as true; typing would cost milliseconds to import
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Iterator, Mapping
     from dataclasses import KW_ONLY
-    from typing import Any, Concatenate, ParamSpec, TypeVar
+    from typing import Any, Callable, Concatenate, Iterator, Mapping, ParamSpec, TypeVar
 
     P = ParamSpec("P")
     R = TypeVar("R")
-    T = TypeVar("T", bound="_Received")
     Typed = Callable[[Callable[..., R]], Callable[Concatenate[Any, P], R]]
     Json = dict[str, Any]
 else:
@@ -67,7 +65,7 @@ class _Received(_Record):
     extra: dict[str, Any]
 
     @classmethod
-    def from_dict(cls: type[T], data: dict[str, Any]) -> T:
+    def from_dict(cls: type[R], data: dict[str, Any]) -> R:
         """An instance made of a JSON object, in which null is the same as absent.
 
         What is unknown or of a wrong type goes to `extra`; but choices, text, index, finish_reason
@@ -76,9 +74,9 @@ class _Received(_Record):
         return _new(cls, data)
 
     @classmethod
-    def from_json(cls: type[T], text: str | bytes) -> T:
+    def from_json(cls: type[R], text: str | bytes) -> R:
         """`from_dict` of JSON text, or of its bytes in UTF-8; the same error if it is no JSON."""
-        return cls.from_dict(_json_value(text))
+        return _new(cls, _json_value(text))
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object: every known field, null where it is None, then `extra`, which wins."""
@@ -308,7 +306,7 @@ def _unix_seconds(value: Any) -> Any:
         return False
 
 
-def _new(cls: type[T], data: Any, place: int | None = None, answer: Any = None) -> T:
+def _new(cls: type[R], data: Any, place: int | None = None, answer: Any = None) -> R:
     """An instance made of a JSON object; `place` is that of a choice among those of `answer`."""
     if not _is(data, dict):
         path = cls.__name__ if place is None else f"choices[{place}]"
@@ -652,7 +650,7 @@ class Client(_Closing):
 
     def _response(self, connection: _Connection, _: float) -> CompletionsResponse:
         try:
-            body = _json_value(connection.whole_body(self._options["max_response_bytes"]))
+            body = _json_value(connection.whole_body(self._options["max_response_bytes"]), True)
             self._refuse_error(body)
             response = CompletionsResponse.from_dict(body)
             response.request_id = connection.headers.get("x-request-id")
@@ -661,11 +659,14 @@ class Client(_Closing):
             self._connections.release(connection)
 
     def _refuse_error(self, body: Any, kind: bytes = b"") -> None:
-        """Raises the error where an answer should be; older vLLM has the second form."""
+        """Raises the error, or for the text, where an answer should be."""
         told = _is(body, dict) and (body.get("error") is not None or body.get("object") == "error")
         if told or kind == b"error":
             reason, details = _reason(body)
             raise APIError(self._message(reason) or "an unexplained error", body=body, **details)
+        if isinstance(body, (bytes, str)):
+            text = f"POST {self._shown_url}: no JSON object: {_reason(body)[0] or repr(body[:9])}"
+            raise APIResponseValidationError(self._message(text), body=body)
 
     def _status_error(self, answer: _Connection) -> APIStatusError:
         data, status, headers = answer.error_body(), answer.response.status, answer.headers
@@ -679,7 +680,7 @@ class Client(_Closing):
             reason = f"redirects, which are not followed, to {headers['location']}"
         elif status == 401 and not {"Authorization", "Api-key", "X-api-key"} & self._headers.keys():
             names = [*_keys(self._origin)] or ["COMPLETIONS_BASE_URL and COMPLETIONS_API_KEY"]
-            reason += f" (no key was sent: give api_key, or set {' or '.join(names)})"
+            reason += f" (no key was sent: give api_key, or set {' or '.join(names)} at the start)"
         reason = self._message(reason) or self._message(data.decode("utf-8", "replace").strip())
         wait = _seconds(headers.get("retry-after-ms", ""), 1000)
         wait = _seconds(headers.get("retry-after", "")) if wait is None else wait
@@ -858,7 +859,7 @@ class CompletionsStream(_Closing):
 
     def _chunk(self, kind: bytes, data: bytes) -> CompletionsResponse:
         """The chunk of an event, once merged; all but its choices is typed only if it changed."""
-        body = _json_value(data, or_raw=kind == b"error")
+        body = _json_value(data, or_raw=kind in (b"error", b"\n"))
         parts: Any = body.get("choices") if _is(body, dict) else False
         self._raw["choices"] = parts
         if not (_is(parts, list) and self._top) or body != self._raw or kind == b"error":

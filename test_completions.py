@@ -1591,6 +1591,7 @@ class CallTest(WatchedCase):
     def test_wrong_arguments_are_named_and_nothing_is_sent(self) -> None:
         cases = [
             (TypeError, "top_k.*extra", {"top_k": 1}),
+            (TypeError, "timeout.*with_options", {"timeout": 1}),
             (TypeError, "create_stream", {"stream": True}),
             (TypeError, "prompt", {"prompt": 1}),
             (TypeError, "model", {"model": None}),
@@ -1795,7 +1796,7 @@ class KeyTest(WatchedCase):
             message = str(self.fails(kind, self.authorization, base_url=urls[0], **options))
             self.assertEqual("no key was sent" in message, hint, options)
         message = str(self.fails(kind, self.authorization, base_url="http://elsewhere/v1"))
-        self.assertIn("or set COMPLETIONS_BASE_URL and COMPLETIONS_API_KEY)", message)
+        self.assertIn("or set COMPLETIONS_BASE_URL and COMPLETIONS_API_KEY at the start)", message)
 
 
 class WithOptionsTest(WatchedCase):
@@ -2053,6 +2054,16 @@ class ErrorTest(WatchedCase):
         self.assertEqual(self.failure([cut, "hold"], timeout=30)[0].body, "Busy")
         self.assertLess(time.monotonic() - began, 15)  # not all the time there is
 
+    def test_a_page_where_an_answer_should_be_is_named_with_the_url(self) -> None:
+        page = f"<html><title>Sign in, {KEY}</title></html>".encode()
+        for body, said in (page, "Sign in, ***"), (b"", "''"), (b"\xff", r"b'\xff'"), (b'"x"', "x"):
+            for name in ("create", "create_stream")[: 1 + bool(body)]:
+                server = self.serve(reply(body))
+                call = getattr(self.client(server, api_key=KEY), name)
+                error = self.fails(completions.APIResponseValidationError, call, "p", "m")
+                expected = f"POST {server.base_url}/completions: no JSON object: {said}"
+                self.assertEqual(str(error), expected)
+
     def test_a_2xx_that_is_no_completion_is_kept_on_the_error(self) -> None:
         details = {"message": "Overloaded", "code": 503, "type": "busy", "param": None}
         invalid, itself = completions.APIResponseValidationError, completions.APIError
@@ -2195,7 +2206,7 @@ class RetryTest(WatchedCase):
         shares = [wait / most for wait, most in zip(waits, (0.5, 1, 2, 4, 8, 8, 8))]
         self.assertEqual(len(waits), 7)
         self.assertTrue(0.75 < min(shares) < max(shares) <= 1, shares)
-        self.assertEqual(len({*shares}), 7)
+        self.assertGreater(len({*shares}), 3)
 
     def test_a_wait_that_is_too_long_is_not_begun(self) -> None:
         cases = [  # timeout, header, retry_after
@@ -4698,7 +4709,11 @@ WAYS_TO_EMBED = {  # each leaves the module, or what it defines, as `c`
     "in a package, by a relative import": "from app.user import completions as c",
     "in a zip": "import sys; sys.path.insert(0, 'all.zip'); import zipped as c",
     "as bytecode alone": "import bare as c; assert c.__file__.endswith('.pyc')",
-    "loaded again": "import importlib, completions; c = importlib.reload(completions)",
+    "loaded again": (
+        "import importlib, completions as c\n"
+        """old = c.CompletionsResponse.from_json('{"choices": [{}], "usage": {}}')\n"""
+        "text = old.to_json(); c = importlib.reload(c); assert old.to_json() == text"
+    ),
     "by importlib, not in sys.modules": (
         "import importlib.util as util\n"
         f"spec = util.spec_from_file_location('elsewhere', {MODULE_PATH!r})\n"
