@@ -622,11 +622,12 @@ class Client(_Closing):
         try:
             request = Request(self._url, body, self._headers, self._origin, method="POST")
             connection = self._opener().open(request, timeout=_time_left(deadline))
-            status, request_id = connection.response.status, connection.headers.get("x-request-id")
-            request_id = request_id and self._message(request_id)
+            status, headers = connection.response.status, connection.headers
+            if "x-request-id" in headers:
+                headers["x-request-id"] = request_id = self._message(headers["x-request-id"])
             if not 200 <= status < 300:
                 raise self._status_error(connection)
-            encoding = (connection.headers.get("content-encoding") or "identity").lower()
+            encoding = (headers.get("content-encoding") or "identity").lower()
             if encoding != "identity":
                 message = self._message(f"the answer came with Content-Encoding: {encoding}")
                 data = _json_value(connection.error_body(), or_raw=True)
@@ -721,7 +722,7 @@ def _endpoint(base_url: str | None) -> tuple[str, str, str]:
         rule = "http:// or https://, a host, perhaps a port, a path, a query; no user or password"
         raise ValueError(f"base_url: expected {rule} (default: $COMPLETIONS_BASE_URL)") from None
     origin = re.sub("^(http:.*):80$|^(https:.*):443$", r"\1\2", f"{scheme.lower()}://{host}{port}")
-    return base_url.strip(), f"{origin}{path.rstrip('/')}/completions{query}", origin
+    return base_url, f"{origin}{path.rstrip('/')}/completions{query}", origin
 
 
 def _keys(origin: str) -> dict[str, str]:
@@ -1045,8 +1046,7 @@ class _Connection:
             self.wire.close()
             raise ConnectionError("invalid headers") if _is(why, (TypeError, ValueError)) else why
         self.headers = {name.lower(): value.strip() for name, value in self.response.getheaders()}
-        # left: None if not known; done: whole but for last bytes; getcode: urllib's, for tracers
-        self.left, self.getcode = self.response.length, getattr(self.response, "getcode")
+        self.getcode = getattr(self.response, "getcode")  # urllib's, for tracers
         self.reusable = sent and not self.response.will_close and self.response.status >= 200
         self.over, self.done, self.body, self.wire.room = False, False, io.BytesIO(), float("inf")
         return self
@@ -1069,11 +1069,9 @@ class _Connection:
 
     def piece(self) -> bytes:
         """The next piece of the body; b"" at its end. Raises one of `_network_errors` if cut."""
-        piece = self.response.read1(65536 if self.left is None else min(self.left, 65536))
-        if self.left:
-            self.left -= len(piece)
-            if not piece:
-                raise ConnectionError("the connection ended before the answer did")
+        piece = self.response.read1(65536)
+        if self.response.length and not piece:
+            raise ConnectionError("the connection ended before the answer did")
         self.over = not piece
         return piece
 
@@ -1233,6 +1231,9 @@ def main(argv: list[str] | None = None) -> int:
     import argparse
     import json
 
+    def pair(text: str) -> tuple[str, Any]:
+        return text.partition("=")[0], json.loads(text.partition("=")[2])
+
     helps = dict(re.findall(r"^ *(\w+)  +(\S.+)", CompletionsRequest.__doc__ or "", re.MULTILINE))
     parser = argparse.ArgumentParser(prog="completions", description="Completes a prompt.")
     parser.add_argument("prompt", nargs="?", help="by default what standard input holds")
@@ -1241,7 +1242,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds, 600 by default")
     parser.add_argument("--json", action="store_true", help="print the whole response, as JSON")
     parser.add_argument("-v", "--verbose", action="store_true", help="usage and speed, to stderr")
-    parser.add_argument("--extra", action="append", default=[], metavar="KEY=JSON")
+    parser.add_argument("--extra", action="append", default=[], metavar="KEY=JSON", type=pair)
     hows: dict[str, Any] = {"int": {"type": int}, "float": {"type": float}, "str": {"type": str}}
     hows.update(bool={"action": "store_true", "default": None}, stop={"action": "append"})
     for name, annotation in list(CompletionsRequest.__annotations__.items())[2:-1]:
@@ -1249,8 +1250,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.add_argument(f"--{name.replace('_', '-')}", help=helps.get(name), **how)
     try:
         options = vars(parser.parse_args(argv))
-        pairs = [pair.partition("=") for pair in options["extra"]]
-        options["extra"] = {name: json.loads(value) for name, _, value in pairs}
+        options["extra"] = dict(options["extra"])
         options["prompt"] = sys.stdin.read() if options["prompt"] is None else options["prompt"]
         client = Client(base_url=options.pop("base_url"), timeout=options.pop("timeout"))
         _run(client, options.pop("json"), bool(options.pop("verbose") and sys.stderr), options)

@@ -2011,7 +2011,7 @@ class ErrorTest(WatchedCase):
         for body, expected in (
             ({"error": {"message": "<|im_end|> is not allowed"}}, "<|im_end|> is not allowed"),
             *(({"error": "<s> of <p>"}, "<s> of <p>"), ({"error": page}, "Bad")),
-            (b"\xef\xbb\xbf" + page.encode(), "Bad"),
+            *((b"\xef\xbb\xbf" + page.encode(), "Bad"), (f"\r\n {page}".encode(), "Bad")),
         ):
             self.assertEqual(str(self.failure(reply(body, 400))[0]), f"HTTP 400: {expected}")
         error, _ = self.failure(reply(b" " * 6000 + b'{"unknown": "shape"}', 400))
@@ -2171,6 +2171,7 @@ class RetryTest(WatchedCase):
             ([asks("Retry-After: soon", "Retry-After-Ms: nan")], first),
             ([asks("Retry-After: -5", "Retry-After-Ms: -5")], first),
             ([asks("Retry-After: Wed, 99 Foo 2026 25:61:61 GMT")], first),
+            ([asks("Retry-After: + Jan +99:99 ,")], first),  # an IndexError up to 3.9
             ([asks(), asks("Retry-After:")], first, second),
             *((["close"], first), (["reset"], first)),  # and what is cut: headers, bodies
             *(([[part, "close"]], first) for part in (b"HTTP/1.1 200 OK\r\nX: y", reply()[:-5])),
@@ -2285,6 +2286,12 @@ class LeakTest(WatchedCase):
                         self.seen += [repr(client), *map(repr, twins)]
                         self.assertNotIn(KEY, "\n".join(self.seen))
                     self.seen.clear()
+
+    def test_a_key_in_the_request_id_of_an_answer_is_masked(self) -> None:
+        client = self.client(self.serve(reply(None, 200, f"X-Request-Id: id {KEY}")), api_key=KEY)
+        with client.create_stream("p", "m") as stream:
+            answers = [client.create("p", "m"), stream, *stream, stream.response]
+        self.assertEqual([answer.request_id for answer in answers], ["id ***"] * 4)
 
     def test_the_query_of_the_base_url_is_not_shown(self) -> None:
         with listen() as sock:
@@ -4375,6 +4382,9 @@ class CommandLineTest(ProcessCase):
             with self.subTest(word):
                 code, out, err = self.run_main(server, word, "prompt")
                 self.assertEqual((code, out, bool(err), server.requests), (2, "", True, []))
+                name, given, _ = word.lstrip("-").partition("=")
+                if given:  # argparse names the option, the request its parameter
+                    self.assertRegex(err.splitlines()[-1], name.replace("-", "[-_]") + ": ")
         for argv, expected in (["--no-such"], 2), (["--help"], 0):
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(
                 io.StringIO()
