@@ -896,7 +896,7 @@ def _merge(whole: Json, part: Json, nested: str | None = "logprobs") -> None:
             if type(whole.get(name)) is not make:
                 whole[name] = make()
             join(whole[name], value)
-        elif value is not None:
+        elif value is not None and (value != "" or name not in whole):  # an empty finish_reason
             whole[name] = value
 
 

@@ -2539,6 +2539,12 @@ class StreamEndTest(StreamCase):
     def test_done_alone_is_a_stream_without_chunks(self):
         self.assertEqual(self.whole(stream_reply(DONE), "").choices, [])
 
+    def test_an_empty_finish_reason_takes_none_back(self):
+        for reasons, last in (("", "stop", ""), "stop"), (("", ""), ""):
+            parts = [event(chunk("a", reason)) for reason in reasons] + [DONE] * (not last)
+            response = self.whole([BARE + b"".join(parts), "close"], "a" * len(reasons))
+            self.assertEqual(response.choices[0].finish_reason, last)
+
     def test_done_ends_a_stream_at_once_while_the_connection_stays_open(self):
         for done in DONE, b"data:[DONE]\n\n", b"data: [DONE]\r\r", b"data: [DONE]\r\n\r\n":
             body = event(chunk("a")) + done
@@ -3284,6 +3290,7 @@ class KeepAliveTest(TransportCase):
         self.eventually(lambda: not server.open)
 
     @unittest.skipUnless(hasattr(ssl.SSLContext, "keylog_filename"), "no such setting")
+    @unittest.skipIf(sys.flags.ignore_environment, "it is not read")
     def test_without_settings_for_tls_nothing_is_connected(self):
         server = self.secure()
         self.set_environment("SSLKEYLOGFILE", os.path.join(os.devnull, "none"))
