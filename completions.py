@@ -1114,7 +1114,7 @@ class _KeepAlive:
 
     def http_open(self, request: Any) -> _Connection:
         """A connection on which the answer has begun, a kept one where there is one."""
-        began, deadline = time.monotonic(), _deadline(request.timeout)
+        began, deadline, self.room = time.monotonic(), _deadline(request.timeout), _IDLE_CONNECTIONS
         tunnel = getattr(request, "_tunnel_host", None)  # to the server: `host` is its proxy
         credentials = request.headers.pop("Proxy-authorization", None) if tunnel else None
         key = os.getpid(), request.type, request.host, tunnel, credentials
@@ -1213,12 +1213,12 @@ def _connected_socket(host: str, port: int, deadline: float) -> Any:
 
 def _opener(handler: Any) -> Any:
     """An opener for http and https, through the environment's proxies, and for nothing else."""
-    from urllib.request import OpenerDirector, ProxyHandler
+    from urllib.request import OpenerDirector, ProxyHandler, UnknownHandler
 
-    opener, proxies = OpenerDirector(), ProxyHandler()
-    opener.add_handler(handler)
-    opener.add_handler(proxies)
-    vars(proxies)["parent"] = weakref.proxy(opener)  # no cycle: it goes with its last reference
+    opener = OpenerDirector()
+    for each in (handler, ProxyHandler(), UnknownHandler()):
+        opener.add_handler(each)
+        vars(each)["parent"] = weakref.proxy(opener)  # no cycle: it goes with its last reference
     return opener
 
 

@@ -3285,9 +3285,19 @@ class KeepAliveTest(TransportCase):
         self.assertTrue(server.left.wait(5))
         ask(client)
         self.assertEqual(server.connections, 3)
+        client.close()
         ask(completions.Client(base_url=server.base_url))
         self.forget()
         self.eventually(lambda: not server.open)
+
+    def test_a_client_that_was_closed_keeps_its_connections_from_the_next_call_on(self):
+        server = self.serve()
+        client = self.client(server)
+        for count in range(1, 4):
+            with client.with_options(timeout=9) as other:
+                self.assertEqual([ask(other), ask(client)], ["This is a test"] * 2)
+            self.assertEqual(server.connections, count)
+            self.eventually(lambda: not server.open)
 
     @unittest.skipUnless(hasattr(ssl.SSLContext, "keylog_filename"), "no such setting")
     @unittest.skipIf(sys.flags.ignore_environment, "it is not read")
@@ -3807,6 +3817,17 @@ class ProxyTest(TransportCase):
         for name in ("http_proxy", "https_proxy"):
             self.set_environment(name, proxy.url)
         return proxy
+
+    def test_a_proxy_that_does_not_speak_http_is_sent_nothing(self):
+        client, server = self.at("http://plain.example/v1", max_retries=0), self.serve()
+        for scheme in ("socks5", "ftp"):
+            with self.subTest(scheme):
+                self.set_environment("http_proxy", f"{scheme}://127.0.0.1:{server.port}")
+                error = self.fails(
+                    self.LOST, ask, client.with_options(ssl_context=client_context())
+                )
+                self.assertIn(f"unknown url type: {scheme}", str(error))
+        self.assertEqual(server.connections, 0)
 
     def test_each_party_gets_its_own_credentials_over_one_connection(self):
         for url, tls, first, logged in (
