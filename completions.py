@@ -350,7 +350,7 @@ def _decoder() -> Any:
     return JSONDecoder()
 
 
-def _json_value(text: str | bytes, or_raw: bool = False) -> Any:
+def _json_value(text: str | bytes, raw: bool = False) -> Any:
     """What JSON text says; for any other text an error with it as `body`, or the text itself."""
     try:
         text = text if isinstance(text, str) else str(text, "utf-8")
@@ -358,7 +358,7 @@ def _json_value(text: str | bytes, or_raw: bool = False) -> Any:
         value, end = _decoder().raw_decode(stripped)
         return value if end == len(stripped) else _decoder().decode(stripped)  # which raises
     except (ValueError, RecursionError) as error:
-        if or_raw:
+        if raw:
             return text
         raise APIResponseValidationError(f"no JSON: {ascii(str(error))}", body=text) from error
 
@@ -607,8 +607,8 @@ class Client(_Closing):
             try:
                 return self._try(body.encode(), finish, deadline)
             except APIError as error:
-                asked, share = getattr(error, "retry_after", None), time.perf_counter() * 1e5 % 0.25
-                wait = 0.5 * 2 ** min(attempt, 4) * (1 - share) if asked is None else asked
+                told, jitter = getattr(error, "retry_after", None), time.perf_counter() * 1e5 % 0.25
+                wait = 0.5 * 2 ** min(attempt, 4) * (1 - jitter) if told is None else told
                 late = wait > min(120, deadline - time.monotonic())
                 if late or attempt >= self._options["max_retries"] or not _may_help(error):
                     raise
@@ -630,7 +630,7 @@ class Client(_Closing):
             encoding = (headers.get("content-encoding") or "identity").lower()
             if encoding != "identity":
                 message = self._message(f"the answer came with Content-Encoding: {encoding}")
-                data = _json_value(connection.error_body(), or_raw=True)
+                data = _json_value(connection.error_body(), raw=True)
                 raise APIResponseValidationError(message, body=data)
             answer, connection = connection, None  # which `finish` releases
             return finish(answer, deadline)
@@ -651,7 +651,7 @@ class Client(_Closing):
 
     def _response(self, connection: _Connection, _: float) -> CompletionsResponse:
         try:
-            body = _json_value(connection.whole_body(self._options["max_response_bytes"]), True)
+            body = _json_value(connection.whole_body(self._options["max_response_bytes"]), raw=True)
             self._refuse_error(body)
             response = CompletionsResponse.from_dict(body)
             response.request_id = connection.headers.get("x-request-id")
@@ -660,7 +660,7 @@ class Client(_Closing):
             self._connections.release(connection)
 
     def _refuse_error(self, body: Any, kind: bytes = b"") -> None:
-        """Raises the error, or for the text, where an answer should be."""
+        """Raises for an error, which in older vLLM has the second form, or text, as the answer."""
         told = _is(body, dict) and (body.get("error") is not None or body.get("object") == "error")
         if told or kind == b"error":
             reason, details = _reason(body)
@@ -673,7 +673,7 @@ class Client(_Closing):
         data, status, headers = answer.error_body(), answer.response.status, answer.headers
         for secret in self._secrets:
             data = data.replace(secret.encode("latin-1"), b"***")
-        body = _json_value(data, or_raw=True)
+        body = _json_value(data, raw=True)
         reason, details = _reason(body)
         if isinstance(body, bytes):
             reason = f"{len(body)} bytes, no text but {headers.get('content-encoding', 'binary')}"
@@ -860,7 +860,7 @@ class CompletionsStream(_Closing):
 
     def _chunk(self, kind: bytes, data: bytes) -> CompletionsResponse:
         """The chunk of an event, once merged; all but its choices is typed only if it changed."""
-        body = _json_value(data, or_raw=kind in (b"error", b"\n"))
+        body = _json_value(data, raw=kind in (b"error", b"\n"))
         parts: Any = body.get("choices") if _is(body, dict) else False
         self._raw["choices"] = parts
         if not (_is(parts, list) and self._top) or body != self._raw or kind == b"error":
@@ -921,8 +921,8 @@ def _events(connection: _Connection, limit: int) -> Iterator[tuple[bytes, bytes]
     while not (connection.over or more.strip(blank) or len(piece) > 4):  # mark and blank
         more = connection.piece()
         piece = re.sub(rb"\A([\xef\xbb\xbf\s]*(\s(?=\s)|\r|\n))?(\xef\xbb\xbf)*", b"", piece + more)
-    sure = "event-stream" in connection.headers.get("content-type", "")
-    if re.match(rb"[{[<]" if sure else rb"[^:deir]", piece.strip(blank)):  # no field of an event
+    sse = "event-stream" in connection.headers.get("content-type", "")
+    if re.match(rb"[{[<]" if sse else rb"[^:deir]", piece.strip(blank)):  # data, event, id, retry
         yield b"\n", connection.whole_body(limit, piece)
         connection.done = True
         return
@@ -948,7 +948,7 @@ def _events(connection: _Connection, limit: int) -> Iterator[tuple[bytes, bytes]
             elif data[:6] == b"[DONE]":
                 connection.done = True  # though the last bytes of the body may be to come
                 return
-            elif len(data) <= limit:
+            elif len(data) <= limit:  # else it is refused below
                 if data and data != b"null" or kind == b"error":  # llama.cpp begins with a null
                     yield kind, data if type(data) is bytes else bytes(data)
                 kind = data = b""
@@ -1092,7 +1092,7 @@ class _Connection:
 
     def is_quiet(self) -> bool:
         """Whether the body is at its end, and nothing follows, without waiting for it."""
-        self.wire.deadline, self.wire.room = _NOW, min(self.wire.room, _HEAD)
+        self.wire.deadline, self.wire.room = _NOW, min(self.wire.room, _HEAD)  # trailers too
         try:
             if not self.over:
                 self.piece()
@@ -1257,7 +1257,7 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (KeyboardInterrupt, SystemExit) as end:
-        return getattr(end, "code", 130)
+        return getattr(end, "code", 130)  # argparse's has one
     except Exception as error:
         print(f"completions: {error}", file=sys.stderr or io.StringIO())
         return 1 if isinstance(error, (APIError, ArithmeticError, OSError)) else 2
