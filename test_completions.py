@@ -3299,6 +3299,14 @@ class KeepAliveTest(TransportCase):
             self.assertEqual(server.connections, count)
             self.eventually(lambda: not server.open)
 
+    def test_a_connection_in_use_when_its_client_is_closed_goes_with_its_answer(self):
+        server = self.serve()
+        client = self.client(server)
+        stream = client.create_stream(prompt="Say", model=MODEL)
+        client.close()
+        self.assertEqual("".join(chunk.text for chunk in stream), "This is a test")
+        self.eventually(lambda: not server.open)
+
     @unittest.skipUnless(hasattr(ssl.SSLContext, "keylog_filename"), "no such setting")
     @unittest.skipIf(sys.flags.ignore_environment, "it is not read")
     def test_without_settings_for_tls_nothing_is_connected(self):
