@@ -620,7 +620,7 @@ class Client(_Closing):
 
         began, connection, status, request_id = time.monotonic(), None, None, None
         try:
-            request = Request(self._url, body, self._headers, self._origin, method="POST")
+            request = Request(self._url, body, self._headers, self._origin)
             connection = self._opener().open(request, timeout=_time_left(deadline))
             status, headers = connection.response.status, connection.headers
             if "x-request-id" in headers:

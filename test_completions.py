@@ -2248,7 +2248,7 @@ class RetryTest(WatchedCase):
             line = record.getMessage()
             self.assertTrue(line.isprintable(), repr(line))
             url = re.escape(f"{server.base_url}/completions")
-            self.assertRegex(line, rf"POST {url}\b.*\b{status}\b.*\b\d+\.\d+ ?s\b.*\b{name}\b")
+            self.assertRegex(line, rf"^POST {url}: {status} in \d\d?\.\d+ s\b.*\b{name}\b")
 
 
 class LeakTest(WatchedCase):
