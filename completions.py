@@ -62,8 +62,6 @@ class _Record:
 
 
 class _Received(_Record):
-    extra: dict[str, Any]
-
     @classmethod
     def from_dict(cls: type[R], data: dict[str, Any]) -> R:
         """An instance made of a JSON object, in which null is the same as absent.
@@ -78,7 +76,7 @@ class _Received(_Record):
         """`from_dict` of JSON text, or of its bytes in UTF-8; the same error if it is no JSON."""
         return _new(cls, _json_value(text))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self: Any) -> dict[str, Any]:
         """The JSON object: every known field, null where it is None, then `extra`, which wins."""
         fields = [(name, getattr(self, name)) for name in _plan(type(self))[0]]
         data: Json = {n: v.to_dict() if hasattr(v, "to_dict") else v for n, v in fields}
@@ -674,20 +672,21 @@ class Client(_Closing):
         for secret in self._secrets:
             data = data.replace(secret.encode("latin-1"), b"***")
         body = _json_value(data, raw=True)
-        reason, details = _reason(body)
+        said, details = _reason(body)
+        hint = f" (POST {self._shown_url})" if status == 404 else ""
         if isinstance(body, bytes):
-            reason = f"{len(body)} bytes, no text but {headers.get('content-encoding', 'binary')}"
+            said = f"{len(body)} bytes, no text but {headers.get('content-encoding', 'binary')}"
         elif 300 <= status < 400 and "location" in headers:
-            reason = f"redirects, which are not followed, to {headers['location']}"
+            said = f"redirects, which are not followed, to {headers['location']}"
         elif status == 401 and not {"Authorization", "Api-key", "X-api-key"} & self._headers.keys():
             names = [*_keys(self._origin)] or ["COMPLETIONS_BASE_URL and COMPLETIONS_API_KEY"]
-            reason += f" (no key was sent: give api_key, or set {' or '.join(names)} at the start)"
-        reason = self._message(reason) or self._message(data.decode("utf-8", "replace").strip())
+            hint = f" (no key was sent: give api_key, or set {' or '.join(names)} at the start)"
+        said = self._message(said) or self._message(data.strip().decode()) or answer.response.reason
         wait = _seconds(headers.get("retry-after-ms", ""), 1000)
         wait = _seconds(headers.get("retry-after", "")) if wait is None else wait
         kind: type[APIStatusError] = _ERRORS.get(min(status, 500), APIStatusError)
         details.update(status_code=status, headers=headers, retry_after=wait, body=body)
-        return kind(self._message(f"HTTP {status}: {reason or answer.response.reason}"), **details)
+        return kind(self._message(f"HTTP {status}: {said}{hint}"), **details)
 
     def _failure(self, why: Any, kind: type[APIError], *ends: float, **more: Any) -> APIError:
         """The error of ours for what broke; after a deadline, that of its timeout."""

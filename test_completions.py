@@ -1797,6 +1797,9 @@ class KeyTest(WatchedCase):
             self.assertEqual("no key was sent" in message, hint, options)
         message = str(self.fails(kind, self.authorization, base_url="http://elsewhere/v1"))
         self.assertIn("or set COMPLETIONS_BASE_URL and COMPLETIONS_API_KEY at the start)", message)
+        self.reply = reply({"odd": "shape"}, 401)
+        message = str(self.fails(kind, self.authorization, base_url=urls[0]))
+        self.assertRegex(message, '"shape".*no key was sent')
 
 
 class WithOptionsTest(WatchedCase):
@@ -2016,6 +2019,14 @@ class ErrorTest(WatchedCase):
             self.assertEqual(str(self.failure(reply(body, 400))[0]), f"HTTP 400: {expected}")
         error, _ = self.failure(reply(b" " * 6000 + b'{"unknown": "shape"}', 400))
         self.assertIn('"unknown": "shape"', str(error))
+        for body, said in (
+            ({"detail": "Not Found"}, "Not Found"),
+            ({"odd": 1}, '{"odd": 1}'),
+            (b"", "Reason"),
+        ):
+            error, server = self.failure(reply(body, 404))
+            url = f"{server.base_url}/completions"
+            self.assertEqual(str(error), f"HTTP 404: {said} (POST {url})")
 
     def test_whatever_the_body_the_message_is_one_short_line(self) -> None:
         def nested(levels: int) -> bytes:
