@@ -307,7 +307,7 @@ def _unix_seconds(value: Any) -> Any:
 def _new(cls: type[R], data: Any, place: int | None = None, answer: Any = None) -> R:
     """An instance made of a JSON object; `place` is that of a choice among those of `answer`."""
     if not _is(data, dict):
-        path = cls.__name__ if place is None else f"choices[{place}]"
+        path = f"{cls.__name__} as JSON" if place is None else f"choices[{place}]"
         raise APIResponseValidationError(_misfit(path, "dict", data), body=answer or data)
     kinds, readers, defaults = _plan(cls)
     new = cls.__new__(cls)
@@ -348,17 +348,15 @@ def _decoder() -> Any:
     return JSONDecoder()
 
 
-def _json_value(text: str | bytes, raw: bool = False) -> Any:
-    """What JSON text says; for any other text an error with it as `body`, or the text itself."""
+def _json_value(text: str | bytes) -> Any:
+    """What JSON text says; for any other text, or bytes, these themselves."""
     try:
         text = text if isinstance(text, str) else str(text, "utf-8")
         stripped = text.strip(" \t\r\n\ufeff")
         value, end = _decoder().raw_decode(stripped)
         return value if end == len(stripped) else _decoder().decode(stripped)  # which raises
-    except (ValueError, RecursionError) as error:
-        if raw:
-            return text
-        raise APIResponseValidationError(f"no JSON: {ascii(str(error))}", body=text) from error
+    except (ValueError, RecursionError):
+        return text
 
 
 # -------------------------------------------------------------------------------------- the errors
@@ -628,7 +626,7 @@ class Client(_Closing):
             encoding = (headers.get("content-encoding") or "identity").lower()
             if encoding != "identity":
                 message = self._message(f"the answer came with Content-Encoding: {encoding}")
-                data = _json_value(connection.error_body(), raw=True)
+                data = _json_value(connection.error_body())
                 raise APIResponseValidationError(message, body=data)
             answer, connection = connection, None  # which `finish` releases
             return finish(answer, deadline)
@@ -649,7 +647,7 @@ class Client(_Closing):
 
     def _response(self, connection: _Connection, _: float) -> CompletionsResponse:
         try:
-            body = _json_value(connection.whole_body(self._options["max_response_bytes"]), raw=True)
+            body = _json_value(connection.whole_body(self._options["max_response_bytes"]))
             self._refuse_error(body)
             response = CompletionsResponse.from_dict(body)
             response.request_id = connection.headers.get("x-request-id")
@@ -662,16 +660,18 @@ class Client(_Closing):
         told = _is(body, dict) and (body.get("error") is not None or body.get("object") == "error")
         if told or kind == b"error":
             reason, details = _reason(body)
-            raise APIError(self._message(reason) or "an unexplained error", body=body, **details)
+            reason = self._message(reason) or self._message(f"an unexplained error {details or ''}")
+            raise APIError(reason, body=body, **details)
         if isinstance(body, (bytes, str)):
-            text = f"POST {self._shown_url}: no JSON object: {_reason(body)[0] or repr(body[:9])}"
-            raise APIResponseValidationError(self._message(text), body=body)
+            said = _reason(body)[0] or f"{len(body)} bytes, no text"
+            text = self._message(f"POST {self._shown_url}: no JSON object: {said}")
+            raise APIResponseValidationError(text, body=body)
 
     def _status_error(self, answer: _Connection) -> APIStatusError:
         data, status, headers = answer.error_body(), answer.response.status, answer.headers
         for secret in self._secrets:
             data = data.replace(secret.encode("latin-1"), b"***")
-        body = _json_value(data, raw=True)
+        body = _json_value(data)
         said, details = _reason(body)
         hint = f" (POST {self._shown_url})" if status == 404 else ""
         if isinstance(body, bytes):
@@ -859,7 +859,7 @@ class CompletionsStream(_Closing):
 
     def _chunk(self, kind: bytes, data: bytes) -> CompletionsResponse:
         """The chunk of an event, once merged; all but its choices is typed only if it changed."""
-        body = _json_value(data, raw=kind in (b"error", b"\n"))
+        body = _json_value(data)
         parts: Any = body.get("choices") if _is(body, dict) else False
         self._raw["choices"] = parts
         if not (_is(parts, list) and self._top) or body != self._raw or kind == b"error":

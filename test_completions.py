@@ -1303,7 +1303,8 @@ class ReceivedDataTest(Case):
         for cls, value in itertools.product(RECEIVED, (None, True, 7, 1.5, "x", [], [{}])):
             for method, given in ((cls.from_dict, value), (cls.from_json, json.dumps(value))):
                 error = self.fails(NO_COMPLETION, method, given)
-                self.assertIn(f"expected dict, got {type(value).__name__}", str(error))
+                expected = f"{cls.__name__} as JSON: expected dict, got {type(value).__name__}"
+                self.assertEqual(str(error), expected)
                 self.assertEqual((error.body, type(error.body)), (value, type(value)))
 
     def test_infinities_and_nan_are_written_as_they_came(self):
@@ -1375,7 +1376,9 @@ class ReceivedDataTest(Case):
                     except NO_COMPLETION as error:
                         new = None
                         self.assertIs(error.body, data)
-                        self.assertRegex(str(error), rf"^({decisive}|{cls.__name__}): expected ")
+                        self.assertRegex(
+                            str(error), rf"^({decisive}|{cls.__name__} as JSON): expected "
+                        )
                     self.assertEqual(json.dumps(data), before)  # it is not changed
                     outcomes[type(new)] += 1
             self.assertTrue(outcomes[cls] > 100 and outcomes[type(None)] > 10, outcomes)
@@ -1965,6 +1968,9 @@ class ErrorTest(WatchedCase):
             error, fields = kind("text"), ("code", "type", "param", "body", "request_id", "partial")
             self.assertEqual({getattr(error, field) for field in fields}, {None})
             self.assertEqual(error.message, "text")
+            self.assertEqual(str(kind(message="text")), "text")
+        error = completions.APIStatusError("text")
+        self.assertEqual((error.status_code, error.headers, error.retry_after), (0, {}, None))
         self.assertTrue(issubclass(completions.APIResponseValidationError, ValueError))
 
     def test_each_status_has_its_class(self) -> None:
@@ -2067,7 +2073,8 @@ class ErrorTest(WatchedCase):
 
     def test_a_page_where_an_answer_should_be_is_named_with_the_url(self) -> None:
         page = f"<html><title>Sign in, {KEY}</title></html>".encode()
-        for body, said in (page, "Sign in, ***"), (b"", "''"), (b"\xff", r"b'\xff'"), (b'"x"', "x"):
+        none, one = "0 bytes, no text", "1 bytes, no text"
+        for body, said in (page, "Sign in, ***"), (b"", none), (b"\xff", one), (b'"x"', "x"):
             for name in ("create", "create_stream")[: 1 + bool(body)]:
                 server = self.serve(reply(body))
                 call = getattr(self.client(server, api_key=KEY), name)
@@ -2637,6 +2644,8 @@ class StreamErrorTest(StreamCase):
             with self.subTest(bad=bad):
                 for error in self.break_by(completions.APIError, bad):
                     self.assertEqual(str(error), "an unexplained error")
+        for error in self.break_by(completions.APIError, event({"error": {"code": "LOCKED"}})):
+            self.assertEqual(str(error), "an unexplained error {'code': 'LOCKED'}")
 
     def test_an_event_that_is_no_chunk_is_an_error_that_holds_it(self):
         cases = [
@@ -2655,6 +2664,10 @@ class StreamErrorTest(StreamCase):
                 for error in self.break_by(kind, bad):
                     self.assertIn(type(error.body), (dict, list, bool, int, bytes, str, type(None)))
                     self.assertIsNotNone(error.body)
+        for error in self.break_by(kind, event('{"choices": [')):
+            self.assertRegex(
+                str(error), r"^POST http.*/completions: no JSON object: {.choices.: \[$"
+            )
         wrong = CHUNKED + framed(event(chunk(choices=[{"text": "a"}, {"text": 5}])))
         self.assertIn("choices[1].text: expected str, got int", str(self.broken(kind, wrong, "")))
 
