@@ -914,7 +914,7 @@ def _events(connection: _Connection, limit: int) -> Iterator[tuple[bytes, bytes]
     """The type and the data of each server-sent event of a body, as in
     https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation.
     A body that is JSON, HTML, or text comes as one event of a type that no line can name."""
-    blank, (lf, cr), after_cr = b"\xef\xbb\xbf \t\r\n", b"\n\r", False
+    blank, (lf, cr), after_cr = b"\xef\xbb\xbf \t\r\n\v\f", b"\n\r", False
     line: Any = b""  # it and data are a bytearray once they grow, else copying would cost most
     piece = more = kind = data = line  # blank lines before the first event are dropped
     while not (connection.over or more.strip(blank) or len(piece) > 4):  # mark and blank

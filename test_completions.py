@@ -2778,6 +2778,13 @@ class StreamBeginningTest(StreamCase):
         events = b"What: is this\n" + event(chunk("a", "stop")) + DONE
         self.whole(CHUNKED + framed(events) + LAST_CHUNK, "a")
 
+    def test_a_stream_may_begin_with_any_white_space_wherever_it_is_cut(self):
+        events = event(chunk("a", "stop")) + DONE
+        for lead in b"\v\n\n", b"\f\r\n", b" \v\t\f\n", b"\xef\xbb\xbf\f\n", b"\n" * 9 + b"\v\r":
+            for pieces in [lead + events], [lead, events], [bytes([n]) for n in lead + events]:
+                with self.subTest(lead=lead, pieces=len(pieces)):
+                    self.whole(CHUNKED + framed(*pieces) + LAST_CHUNK, "a")
+
 
 class StreamResponseTest(StreamCase):
     def test_a_response_has_all_that_has_come_at_any_moment(self):
