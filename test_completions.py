@@ -3330,6 +3330,17 @@ class KeepAliveTest(TransportCase):
             self.assertEqual(server.connections, count)
             self.eventually(lambda: not server.open)
 
+    def test_a_large_request_goes_over_a_kept_connection_to_a_slow_server(self):
+        def rest(sock: socket.socket) -> None:
+            while not sock.recv(65536).endswith(b"}"):
+                pass
+
+        server = self.serve(reply(), [0.3, rest, reply()], early=True)
+        client = self.client(server, max_retries=0, timeout=9)
+        for prompt in "Hi", "x" * 16_000_000:
+            self.assertEqual(client.create(prompt, "m").text, "This is a test")
+        self.assertEqual(server.connections, 1)
+
     def test_a_connection_in_use_when_its_client_is_closed_goes_with_its_answer(self):
         server = self.serve()
         client = self.client(server)
