@@ -1025,7 +1025,7 @@ class _Connection:
         self.wire, self.key, self.over = wire, key, True  # over: no body is being read
         self.reader: Any = _Reader(wire, 65536)
 
-    def ask(self, deadline: float, line: tuple[str, str], fields: Json, body: bytes) -> _Connection:
+    def ask(self, deadline: float, line: tuple[str, str], fields: Any, body: bytes) -> _Connection:
         """Sends a request and reads the answer up to its body."""
         from http.client import HTTPConnection
 
@@ -1033,7 +1033,7 @@ class _Connection:
         client.sock, vars(client)["send"] = self.reader, message.write
         try:
             client.putrequest(*line, skip_host=True, skip_accept_encoding=True)
-            for name, value in fields.items():
+            for name, value in fields():
                 client.putheader(name, value)
             client.endheaders(body)
             # getbuffer() would copy nothing, and crash Python 3.12.0 and 3.12.1: gh-111049
@@ -1058,10 +1058,9 @@ class _Connection:
             self.wire.sock.settimeout(min(_time_left(deadline), 0.1))
             try:
                 data = data[self.wire.sock.send(data[:65536]) :]
-            except socket.timeout:
-                pass
-            except OSError:  # the server's answer may be there all the same
-                return False
+            except OSError as error:  # the server's answer may be there all the same
+                if not isinstance(error, socket.timeout):
+                    return False
             if data and not self.is_quiet() and self.reader.peek(12)[9:10] not in (b"", b"1", b"2"):
                 return False
         return True
@@ -1118,7 +1117,8 @@ class _KeepAlive:
         credentials = request.headers.pop("Proxy-authorization", None) if tunnel else None
         key = os.getpid(), request.type, request.host, tunnel, credentials
         request.headers["Content-length"] = str(len(request.data))
-        post = ("POST", request.selector), request.headers, request.data
+        # What shows the variables of an error's frames, as Sentry does, shows no key in a method.
+        post = ("POST", request.selector), request.header_items, request.data
         connection = self.kept(key)
         if connection:
             try:
@@ -1169,9 +1169,9 @@ class _KeepAlive:
             wire = _Socket(_connected_socket(target.hostname or "", port, limit), limit)
             if tunnel:
                 target = urlsplit(f"//{tunnel}")
-                place = tunnel if target.port else f"{tunnel}:443"
-                headers = {"Host": place, **({"Proxy-Authorization": secret} if secret else {})}
-                said = _Connection(wire, key).ask(limit, ("CONNECT", place), headers, b"").response
+                at = tunnel if target.port else f"{tunnel}:443"
+                head = {"Host": at, **({"Proxy-Authorization": secret} if secret else {})}
+                said = _Connection(wire, key).ask(limit, ("CONNECT", at), head.items, b"").response
                 if said.status != 200:
                     wire.close()
                     raise ConnectionError(f"no tunnel: the proxy said {said.status} {said.reason}")

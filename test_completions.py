@@ -50,6 +50,7 @@ import textwrap
 import threading
 import time
 import tokenize
+import traceback
 import types
 import typing
 import unittest
@@ -2304,6 +2305,21 @@ class LeakTest(WatchedCase):
                         self.seen += [repr(client), *map(repr, twins)]
                         self.assertNotIn(KEY, "\n".join(self.seen))
                     self.seen.clear()
+
+    def test_no_variable_in_the_frames_of_an_error_holds_the_key(self) -> None:
+        for data in ["reset"], ["hold"], [b"HTTP/1.1 200 OK\r\n", "close"], [b"H"], reply({}, 400):
+            client = self.client(self.serve(data), api_key=KEY, timeout=0.5, max_retries=0)
+            for call in client.create, client.create_stream:
+                with self.subTest(data=data, call=call.__name__):
+                    try:  # assertRaises() would clear the frames
+                        call("the prompt", "m")
+                    except completions.APIError as error:
+                        shown = traceback.TracebackException(
+                            type(error), error, error.__traceback__, capture_locals=True
+                        )
+                    text = "".join(shown.format())
+                    self.assertIn('"the prompt"', text)  # so variables are shown
+                    self.assertNotIn(KEY, text)
 
     def test_a_key_in_the_request_id_of_an_answer_is_masked(self) -> None:
         client = self.client(self.serve(reply(None, 200, f"X-Request-Id: id {KEY}")), api_key=KEY)
