@@ -3748,7 +3748,8 @@ class TimeoutTest(TransportCase):
         full, server, lookup = self.full_listener(), self.serve(), socket.getaddrinfo
         with self.takes(0.6 + 0.3, 3):  # two tries and a wait
             self.patch(completions, "_CONNECT_SECONDS", 0.3)
-            self.fails(self.LOST, ask, self.at(f"http://127.0.0.1:{full}", max_retries=1))
+            error = self.fails(self.LOST, ask, self.at(f"http://127.0.0.1:{full}", max_retries=1))
+        self.assertIn("no connection within 0.3 s", str(error))
         self.patch(socket, "getaddrinfo", addresses)
         completions._CONNECT_SECONDS = 3
         with self.takes(1.9, 3):
