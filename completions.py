@@ -1176,10 +1176,8 @@ class _KeepAlive:
                     wire.close()
                     raise ConnectionError(f"no tunnel: the proxy said {said.status} {said.reason}")
             if scheme == "https":
-                # bytes for Python's own, where a str loads a codec for IDNA; a str for truststore's
-                to: Any = str.encode if type(self.context).__module__ == "ssl" else str
                 wire.sock.settimeout(_time_left(limit))
-                wire.sock = self.context.wrap_socket(wire.sock, server_hostname=to(target.hostname))
+                wire.sock = self.context.wrap_socket(wire.sock, server_hostname=target.hostname)
             weakref.finalize(wire, wire.sock.close)  # or a cycle's end would warn of the socket
             return _Connection(wire, key)  # without what a proxy sent in the clear
         except OSError as error:
@@ -1192,7 +1190,7 @@ def _connected_socket(host: str, port: int, deadline: float) -> Any:
     """A TCP connection to the first address of the host that answers; they share the time."""
     import socket
 
-    addresses = socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
+    addresses = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)  # as urllib: some patch it
     while True:
         family, kind, protocol, _, address = addresses.pop(0)
         sock = socket.socket(family, kind, protocol)
