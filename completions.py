@@ -21,7 +21,6 @@ import copy
 import functools
 import inspect
 import io
-import itertools
 import os
 import re
 import sys
@@ -441,7 +440,7 @@ _ERRORS: Any = dict(zip((400, 401, 403, 404, 409, 422, 429, 500), APIStatusError
 def _reason(body: Any) -> tuple[str, dict[str, Any]]:
     """What an error body says, in whichever shape, and the code, type and param that it gives."""
     details, raw = Json(), isinstance(body, str)
-    while body and _is(body, (dict, list)):
+    while _is(body, (dict, list)):
         if _is(body, list):
             try:  # FastAPI's, one fault after the other
                 body = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in body)
@@ -1074,11 +1073,11 @@ class _Connection:
         return piece
 
     def whole_body(self, limit: int, start: bytes = b"") -> bytes:
-        for piece in itertools.chain([start], iter(self.piece, b"")):
-            self.body.write(piece)
-            if self.body.tell() > limit:
-                raise _too_large("the answer", limit, self.body.getvalue())
-        return self.body.getvalue()
+        self.body.write(start)
+        while self.body.tell() <= limit:
+            if not self.body.write(self.piece()):
+                return self.body.getvalue()
+        raise _too_large("the answer", limit, self.body.getvalue())
 
     def error_body(self) -> bytes:
         """The body of an error, as far as it comes in reasonable time and size."""
