@@ -560,7 +560,7 @@ class Client(_Closing):
     def create(self, *args: Any, **kwargs: Any) -> CompletionsResponse:
         """The completion of a prompt; the parameters are those of `CompletionsRequest`. Raises
         `TypeError`, `ValueError` for what is wrong in the call, `APIError` for the rest:
-        `APIStatusError` for a status that is no 2xx, `APIConnectionError` for one that is cut,
+        `APIStatusError` for a status that is no 2xx, `APIConnectionError` for none or a cut answer,
         `APITimeoutError` after the timeout, `APIResponseValidationError` for no completion."""
         return self._call(_request(*args, **kwargs).to_json(), self._response)
 

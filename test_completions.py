@@ -1995,6 +1995,7 @@ class ErrorTest(WatchedCase):
             ({"error": {"code": "LOCKED", "message": "Too many"}}, "Too many", "LOCKED"),
             ({"error": {"code": 404, "message": "No", "param": None}}, "No", 404),
             ({"error": {"code": {}, "message": "No", "type": 5, "param": []}}, "No"),
+            ({"error": {"code": 1.5, "message": "No"}}, "No", 1.5),
             ({"error": {"code": True, "message": "No"}}, "No"),
             ({"error": "Busy", "error_type": "overloaded"}, "Busy", None, "overloaded"),
             *(({"error": "Busy"}, "Busy"), ({"detail": "Not Found"}, "Not Found")),
@@ -2711,7 +2712,7 @@ class StreamTimeoutTest(StreamCase):
     COMMENTS = staticmethod(endless(framed(KEEP_ALIVE), 0.01))
 
     def times_out(self, steps: list, came: str, **options: object) -> None:
-        ((name, seconds),) = options.items()
+        name, seconds = min(options.items(), key=lambda option: option[1])
         start = time.monotonic()
         error = self.broken(completions.APITimeoutError, steps, came, **options)
         taken = time.monotonic() - start
@@ -2729,7 +2730,8 @@ class StreamTimeoutTest(StreamCase):
         for before, came in (CHUNKED, ""), (CHUNKED + self.A, "a"):
             for after in "hold", self.COMMENTS:
                 with self.subTest(came=came, after=after):
-                    self.times_out([before, after], came, idle_timeout=0.4)
+                    self.times_out([before, after], came, idle_timeout=0.4, timeout=9)
+        self.times_out([CHUNKED + self.A, "hold"], "a", idle_timeout=9, timeout=0.4)
 
     def test_an_idle_timeout_starts_again_with_each_event(self):
         slow = [step for _ in range(8) for step in (self.A, 0.15)]
@@ -4181,6 +4183,8 @@ class BoundsTest(TransportCase):
             kind, ask, self.client(self.serve(reply(b"{}", 200, "Content-Encoding: x")))
         )
         self.assertEqual(error.body, {})
+        plain = reply(None, 200, "Content-Encoding: ")
+        self.assertEqual(ask(self.client(self.serve(plain))), "This is a test")
         held = STREAM_HEAD.replace(b"\r\n", b"\r\nContent-Encoding: gzip\r\n", 1)
         for steps in [held, "hold"], [held, "close"]:
             server = self.serve(steps)
