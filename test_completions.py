@@ -3759,6 +3759,20 @@ class TimeoutTest(TransportCase):
         with self.takes(1.9, 3):
             self.assertEqual(ask(self.client(server)), "This is a test")
 
+    @unittest.skipUnless(sys.platform == "linux", "a full backlog is different elsewhere")
+    def test_an_interrupt_while_connecting_does_not_go_on_to_the_next_address(self):
+        def addresses(host, port, *args):
+            return [info for p in (full, port) for info in lookup(host, p, *args)]
+
+        full, server, lookup = self.full_listener(), self.serve(), socket.getaddrinfo
+        self.patch(socket, "getaddrinfo", addresses)
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.addCleanup(signal.signal, signal.SIGINT, before)
+        threading.Timer(0.3, InterruptTest.interrupt).start()
+        with self.assertRaises(KeyboardInterrupt):
+            ask(self.client(server))
+        self.assertEqual(server.connections, 0)
+
     def test_retries_and_waits_are_part_of_the_time(self):
         fails = reply(b"", 503, "retry-after-ms: 400")
         for replies, kind, least in (
