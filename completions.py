@@ -73,6 +73,7 @@ class _Received(_Record):
     @classmethod
     def from_json(cls: type[R], text: str | bytes) -> R:
         """`from_dict` of JSON text, or of its bytes in UTF-8; the same error if it is no JSON."""
+        _check("text", "str | bytes", text)
         return _new(cls, _json_value(text))
 
     def to_dict(self: Any) -> dict[str, Any]:
@@ -252,6 +253,7 @@ _FITS: dict[str, Callable[[Any], Any]] = {
     "None": lambda v: v is None,
     "bool": lambda v: isinstance(v, bool),
     "str": lambda v: isinstance(v, str),
+    "bytes": lambda v: isinstance(v, (bytes, bytearray)),
     "int": lambda v: isinstance(v, int) and not isinstance(v, bool),
     "float": lambda v: isinstance(v, (float, int)) and not isinstance(v, bool),
     "dict[str, Any]": lambda v: _is(v, dict) and all(map(_FITS["str"], v)),
@@ -444,7 +446,7 @@ def _reason(body: Any) -> tuple[str, dict[str, Any]]:
         if _is(body, list):
             try:  # FastAPI's, one fault after the other
                 body = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in body)
-            except (KeyError, TypeError, ValueError, RecursionError):
+            except (KeyError, TypeError, RecursionError):
                 body = body[0]
             continue
         for name in ("error_type", "type", "param", "code"):
@@ -464,10 +466,10 @@ def _seconds(text: str, unit: float = 1) -> float | None:
     from email.utils import mktime_tz, parsedate_tz
 
     try:
-        date: Any = parsedate_tz(text) if ":" in text else None
+        date: Any = parsedate_tz(text)
         wait = mktime_tz(date) - time.time() if date else float(text) / unit
         return wait if 0 <= wait < float("inf") else None
-    except (IndexError, OverflowError, TypeError, ValueError):
+    except (IndexError, OverflowError, ValueError):  # the first up to Python 3.9
         return None
 
 
