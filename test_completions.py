@@ -4520,11 +4520,11 @@ class CommandLineTest(ProcessCase):
                 name, given, _ = word.lstrip("-").partition("=")
                 if given:  # argparse names the option, the request its parameter
                     self.assertRegex(err.splitlines()[-1], name.replace("-", "[-_]") + ": ")
-        for argv, expected in (["--no-such"], 2), (["--help"], 0):
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(
-                io.StringIO()
-            ):
+        for argv, expected, said in (["p"], 2, "required: --model"), (["--help"], 0, ""):
+            out, err = io.StringIO(), io.StringIO()
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 self.assertEqual(completions.main(argv), expected)
+            self.assertIn(said, err.getvalue())
 
     @unittest.skipIf(os.name == "nt", "no such signal there")
     def test_ctrl_c_exits_with_130(self):
