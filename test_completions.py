@@ -4476,8 +4476,12 @@ class CommandLineTest(ProcessCase):
         asked = len(server.model.encode("a a a"))
         for option in ([], ["--json"]):
             with self.subTest(option=option):
+                began = time.monotonic()
                 code, out, err = self.run_main(server, *argv, *option)
-                self.assertRegex(err, rf"\A.*\b{asked}\b.*\b5\b.*\d s\b.*\d tokens/s.*\n\Z")
+                match = re.fullmatch(rf"{asked} \+ 5 tokens, (\S+) s, (\S+) tokens/s\n", err)
+                seconds, speed = map(float, match.groups())
+                self.assertLess(seconds - 0.006, time.monotonic() - began)
+                self.assertAlmostEqual(seconds, 5 / speed, delta=0.01 + seconds**2 / 50)
                 self.assertEqual((code, "tokens/s" in out), (0, False))
         server = self.serve(streamed("a"))
         self.run_main(server, "-v", '--stream-options={"x": 1}', "p")
@@ -4517,9 +4521,11 @@ class CommandLineTest(ProcessCase):
             with self.subTest(word):
                 code, out, err = self.run_main(server, word, "prompt")
                 self.assertEqual((code, out, bool(err), server.requests), (2, "", True, []))
-                name, given, _ = word.lstrip("-").partition("=")
+                name, given, value = word.lstrip("-").partition("=")
                 if given:  # argparse names the option, the request its parameter
                     self.assertRegex(err.splitlines()[-1], name.replace("-", "[-_]") + ": ")
+                if value == "many":
+                    self.assertIn("invalid int value: 'many'", err)
         for argv, expected, said in (["p"], 2, "required: --model"), (["--help"], 0, ""):
             out, err = io.StringIO(), io.StringIO()
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
