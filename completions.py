@@ -695,7 +695,8 @@ class Client(_Closing):
             if time.monotonic() >= end:
                 limit = f"the {name} of {self._options[name]} s"
                 return APITimeoutError(f"POST {self._shown_url}: no answer within {limit}", **more)
-        return kind(self._message(f"POST {self._shown_url}: {type(why).__name__}: {why}"), **more)
+        said = re.sub(r"IncompleteRead\(.*", "the answer was cut", f"{type(why).__name__}: {why}")
+        return kind(self._message(f"POST {self._shown_url}: {said}"), **more)
 
     def _message(self, text: str) -> str:
         """`text` as a message can hold it: without secrets, printable, on one line, cut short."""

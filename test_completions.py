@@ -2027,6 +2027,7 @@ class ErrorTest(WatchedCase):
         for body, expected in (
             ({"error": {"message": "<|im_end|> is not allowed"}}, "<|im_end|> is not allowed"),
             *(({"error": "<s> of <p>"}, "<s> of <p>"), ({"error": page}, "Bad")),
+            ({"error": f"<!doctype html>{page}"}, "Bad"),
             ({"error": page.upper()}, "BAD"),
             *((b"\xef\xbb\xbf" + page.encode(), "Bad"), (f"\r\n {page}".encode(), "Bad")),
         ):
@@ -2514,6 +2515,7 @@ class StreamEndTest(StreamCase):
         for name, steps, tls in self.ends(event(chunk("a"))):
             with self.subTest(end=name, tls=tls):
                 error = self.interrupted(steps, "a", tls=tls)
+                self.assertNotIn("bytes read", str(error))  # which tells nobody anything
                 if repr(steps[-1]) == "'reset'" and not tls:
                     self.assertIsInstance(error.__cause__, ConnectionResetError)
 
